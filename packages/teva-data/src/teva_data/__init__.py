@@ -1,0 +1,85 @@
+"""Retrieval data for every part of teva: datasets, recipes, artifacts, embeddings, runs. Importing it is cheap."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .conversion import convert
+    from .dataset import Dataset, DatasetCard
+    from .embeddings import Embeddings, EmbeddingWriter
+    from .errors import ArtifactError, DataError, MissingExtraError, RecipeError, TevaError
+    from .negatives import mine_negatives
+    from .plan import BatchPlan
+    from .recipe import Recipe, load_recipe
+    from .records import Document, Query
+    from .rendering import Renderer
+    from .runs import read_qrels, read_run, write_qrels, write_run
+    from .schema import SCHEMA
+    from .store import CorpusStore, QueryStore
+
+    __version__: str
+
+__all__ = [
+    "SCHEMA",
+    "Artifact",
+    "ArtifactError",
+    "BatchPlan",
+    "CorpusStore",
+    "DataError",
+    "Dataset",
+    "DatasetCard",
+    "Document",
+    "EmbeddingWriter",
+    "Embeddings",
+    "MissingExtraError",
+    "Query",
+    "QueryStore",
+    "Recipe",
+    "RecipeError",
+    "Renderer",
+    "TevaError",
+    "__version__",
+    "convert",
+    "load_recipe",
+    "mine_negatives",
+    "read_qrels",
+    "read_run",
+    "write_qrels",
+    "write_run",
+]
+
+_MODULES = {
+    "artifact": ("Artifact",),
+    "conversion": ("convert",),
+    "dataset": ("Dataset", "DatasetCard"),
+    "embeddings": ("EmbeddingWriter", "Embeddings"),
+    "errors": ("ArtifactError", "DataError", "MissingExtraError", "RecipeError", "TevaError"),
+    "negatives": ("mine_negatives",),
+    "plan": ("BatchPlan",),
+    "recipe": ("Recipe", "load_recipe"),
+    "records": ("Document", "Query"),
+    "rendering": ("Renderer",),
+    "runs": ("read_qrels", "read_run", "write_qrels", "write_run"),
+    "schema": ("SCHEMA",),
+    "store": ("CorpusStore", "QueryStore"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("teva-data")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

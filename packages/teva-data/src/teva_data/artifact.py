@@ -1,0 +1,257 @@
+"""The model artifact: what a directory says about how its vectors are made, read and written.
+
+teva writes the one layout that sentence-transformers, vLLM, text-embeddings-inference and MTEB all load with the same
+vectors (``docs/design.md``), and reads every sentence-transformers directory whose vectors it can reproduce: another
+module chain is refused, never approximated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError
+from .files import checksum, fingerprint, write_json
+from .hub import fetch
+from .known_prompts import known_prompts
+
+ROLES = ("query", "document")
+TEVA_FILE = "teva.json"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# sentence-transformers' names for what teva calls cls, mean and last, in the newer key and in the older booleans.
+_ST_POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_ST_FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A model directory and what it says about its vectors.
+
+    Attributes:
+        path: the local directory.
+        name: how it was asked for: a directory or a hub id.
+        revision: the hub's commit; None for a local directory.
+        pooling: ``cls``, ``mean`` or ``last``; None where the directory does not say (a bare backbone).
+        normalize: whether vectors end with length 1.
+        dim: components of a vector.
+        max_length: tokens of the longest input, special tokens included; longer ones are cut.
+        prompts: text put before every ``query`` and ``document``; both keys are always there.
+        lowercase: whether text is lower-cased before it is tokenised.
+    """
+
+    path: Path
+    name: str
+    revision: str | None
+    pooling: str | None
+    normalize: bool
+    dim: int
+    max_length: int
+    prompts: dict[str, str]
+    lowercase: bool = False
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        offline: bool = False,
+    ) -> Artifact:
+        """Describe a local directory, or a model of the hub (which is fetched unless it is in the cache).
+
+        Args:
+            name_or_path: a directory of teva's or of sentence-transformers', a bare backbone, or a hub id.
+            revision: branch, tag or commit on the hub.
+            token: the hub's access token; the one that is logged in where not given.
+            offline: use the local cache only.
+
+        Raises:
+            ArtifactError: no such model; a file is missing or broken; modules that teva cannot reproduce.
+        """
+        path = fetch(name_or_path, revision=revision, token=token, offline=offline)
+        config = _read_json(path / "config.json")
+        if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+            raise ArtifactError(
+                f"{path}: no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}. "
+                "Copy the tokenizer's files of the model it was made from into the directory"
+            )
+        pooling, normalize, dim = _read_modules(path)
+        limits = _read_json(path / "sentence_bert_config.json", missing={})
+        stored = _read_json(path / "config_sentence_transformers.json", missing={}).get("prompts") or {}
+        name = str(name_or_path)
+        prompts = {role: stored.get(role) or "" for role in ROLES}
+        if not any(prompts.values()):
+            prompts = known_prompts(name, config.get("_name_or_path")) or prompts
+        return cls(
+            path=path,
+            name=name,
+            # The hub's cache names a snapshot's directory after its commit.
+            revision=None if Path(name_or_path).is_dir() else path.name,
+            pooling=pooling,
+            normalize=normalize,
+            dim=dim or _hidden_size(path, config),
+            max_length=limits.get("max_seq_length") or _model_limit(path, config),
+            prompts=prompts,
+            lowercase=bool(limits.get("do_lower_case")),
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Name of what decides the vectors: checksums of weights, tokenizer and configuration (not the card)."""
+        files = sorted(
+            file
+            for file in self.path.rglob("*")
+            if file.is_file()
+            and (file.suffix in {".safetensors", ".bin", ".json", ".txt", ".model"})
+            and not (file.name == TEVA_FILE or any(part.startswith(".") for part in file.relative_to(self.path).parts))
+        )
+        return fingerprint({str(file.relative_to(self.path)): checksum(file) for file in files})
+
+    @functools.cached_property
+    def positions(self) -> int:
+        """Tokens of the longest input that the backbone can take at all."""
+        return _model_limit(self.path, _read_json(self.path / "config.json"))
+
+    @functools.cached_property
+    def teva(self) -> dict[str, Any]:
+        """``teva.json``: recipe, data, versions and parity figures; empty for a model that teva did not train."""
+        record: dict[str, Any] = _read_json(self.path / TEVA_FILE, missing={})
+        return record
+
+
+def write_layout(
+    directory: Path,
+    *,
+    pooling: str,
+    normalize: bool,
+    dim: int,
+    max_length: int,
+    prompts: dict[str, str],
+    teva: dict[str, Any],
+    card: str,
+) -> None:
+    """Write what stands beside ``config.json``, the weights and the tokenizer in a teva artifact.
+
+    Type names and pooling booleans are the older ones, which every reader takes (text-embeddings-inference refuses
+    sentence-transformers' newer defaults; ``max_seq_length`` must be there for it and for vLLM).
+
+    Args:
+        directory: where; exists already.
+        pooling: ``cls``, ``mean`` or ``last``.
+        normalize: whether a Normalize module ends the chain.
+        dim: components of a vector.
+        max_length: tokens, special ones included, of queries and documents alike.
+        prompts: ``query`` and ``document``.
+        teva: the record for ``teva.json``.
+        card: the model card, Markdown with its YAML header.
+    """
+    types = ["Transformer", "Pooling", "Normalize"][: 3 if normalize else 2]
+    write_json(
+        directory / "modules.json",
+        [
+            {
+                "idx": number,
+                "name": str(number),
+                "path": "" if number == 0 else f"{number}_{kind}",
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for number, kind in enumerate(types)
+        ],
+    )
+    modes = {
+        "cls_token": pooling == "cls",
+        "mean_tokens": pooling == "mean",
+        "max_tokens": False,
+        "mean_sqrt_len_tokens": False,
+        "weightedmean_tokens": False,
+        "lasttoken": pooling == "last",
+    }
+    write_json(
+        directory / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": dim,
+            **{f"pooling_mode_{name}": on for name, on in modes.items()},
+            "include_prompt": True,
+        },
+    )
+    if normalize:
+        write_json(directory / "2_Normalize" / "config.json", {})
+    write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(
+        directory / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": {role: prompts.get(role, "") for role in ROLES},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine" if normalize else "dot",
+            "__version__": {k: v for k, v in teva.get("versions", {}).items() if k in {"torch", "transformers"}},
+        },
+    )
+    write_json(directory / TEVA_FILE, teva)
+    (directory / "README.md").write_text(card, encoding="utf-8")
+
+
+def _read_modules(path: Path) -> tuple[str | None, bool, int | None]:
+    """Pooling, normalisation and dimension from ``modules.json``; (None, False, None) for a bare backbone."""
+    modules = _read_json(path / "modules.json", missing=None)
+    if modules is None:
+        return None, False, None
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ArtifactError(
+            f"{path / 'modules.json'}: found the modules {', '.join(kinds)}; expected Transformer, Pooling and, "
+            "where vectors are normalised, Normalize. teva does not encode with other modules, since leaving one out "
+            "would give other vectors: use sentence-transformers for this model"
+        )
+    file = path / modules[1]["path"] / "config.json"
+    config = _read_json(file)
+    chosen = [name for flag, name in _ST_FLAGS.items() if config.get(flag)]
+    mode = config.get("pooling_mode")
+    if mode is not None:
+        chosen = [_ST_POOLING.get(mode, mode)]
+    others = [key for key, on in config.items() if key.startswith("pooling_mode_") and on and key not in _ST_FLAGS]
+    if len(chosen) != 1 or others or chosen[0] not in _ST_POOLING.values():
+        raise ArtifactError(f"{file}: found pooling {[*chosen, *others]}; expected one of {[*_ST_POOLING]}")
+    if config.get("include_prompt") is False:
+        raise ArtifactError(
+            f"{file}: field 'include_prompt': found false; expected true. teva pools over the prompt's tokens too, "
+            "as vLLM and text-embeddings-inference do: use sentence-transformers for this model"
+        )
+    return chosen[0], "Normalize" in kinds, config.get("word_embedding_dimension") or config.get("embedding_dimension")
+
+
+def _read_json(file: Path, **default: Any) -> Any:
+    """A JSON file's value; ``missing`` where there is no such file, an :class:`ArtifactError` without it."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if "missing" in default:
+            return default["missing"]
+        raise ArtifactError(f"{file.parent}: no {file.name}; expected a model directory of transformers") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file}: not JSON ({error}). Fetch or export the model again") from None
+
+
+def _hidden_size(path: Path, config: dict[str, Any]) -> int:
+    for holder in (config, config.get("text_config") or {}):
+        for key in ("hidden_size", "d_model", "dim"):
+            if isinstance(holder.get(key), int):
+                return int(holder[key])
+    raise ArtifactError(f"{path / 'config.json'}: no hidden_size; expected the backbone's width")
+
+
+def _model_limit(path: Path, config: dict[str, Any]) -> int:
+    """The limit that sentence-transformers would take: the tokenizer's, at most the number of positions."""
+    limits = [
+        _read_json(path / "tokenizer_config.json", missing={}).get("model_max_length"),
+        config.get("max_position_embeddings"),
+    ]
+    # Tokenizers without a limit say so with 1e30.
+    real = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]
+    if not real:
+        raise ArtifactError(f"{path}: no limit of length in tokenizer_config.json or config.json. Set model.max_length")
+    return min(real)

@@ -1,0 +1,110 @@
+"""``teva-data``: the command line of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from . import commandline
+
+
+def convert(
+    source: Annotated[Path, tyro.conf.arg(metavar="SOURCE"), tyro.conf.Positional],
+    destination: Annotated[Path, tyro.conf.arg(metavar="DESTINATION"), tyro.conf.Positional],
+    *,
+    layout: Literal["auto", "beir", "pairs"] = "auto",
+    query_field: str | None = None,
+    document_field: str | None = None,
+    held_out: float = 0.1,
+    overwrite: bool = False,
+) -> None:
+    """Make a dataset of data in another layout.
+
+    Args:
+        source: a directory in BEIR's layout (corpus.jsonl, queries[.SPLIT].jsonl, qrels/SPLIT.tsv or qrels.SPLIT.tsv),
+            or a CSV, TSV or JSONL file with a question and a passage in each row.
+        destination: the directory to make.
+        layout: what the source is; auto guesses and says what.
+        query_field: take the query's text from this field (column) in place of the usual names.
+        document_field: take the document's text from this field (column) in place of the usual names.
+        held_out: pairs only: share of the questions that become the split "test".
+        overwrite: replace a dataset that is there.
+    """
+    from .conversion import convert
+
+    convert(
+        source,
+        destination,
+        layout=layout,
+        query_field=query_field,
+        document_field=document_field,
+        held_out=held_out,
+        overwrite=overwrite,
+    )
+
+
+def negatives(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    *,
+    run: Path,
+    output: Path,
+    split: str = "train",
+    count: int = 8,
+    skip: int = 0,
+    depth: int = 100,
+    sample: Literal["top", "random"] = "random",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write a split's queries with negatives taken from a run (what a search ranked high and is no answer).
+
+    Args:
+        data: the dataset's directory.
+        run: a run of the split's queries over the corpus, three columns or TREC's six.
+        output: the file to write; DATA/train-mined.jsonl becomes the split "train-mined".
+        split: whose queries.
+        count: negatives wanted for each query.
+        skip: ranks left out at the top, where answers that nobody judged are likeliest.
+        depth: ranks looked at, those left out included.
+        sample: top takes the best ranked, random any of the ranks.
+        seed: names the random choice.
+        overwrite: replace a file that is there.
+    """
+    from .negatives import mine_negatives
+
+    mine_negatives(
+        data,
+        split,
+        run,
+        output,
+        count=count,
+        skip=skip,
+        depth=depth,
+        sample=sample,
+        seed=seed,
+        overwrite=overwrite,
+    )
+
+
+def stats(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]) -> None:
+    """Print how many documents and queries a dataset has, and how long they are, in characters.
+
+    Args:
+        data: the dataset's directory.
+    """
+    from .stats import statistics, table
+
+    print(table(statistics(data)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return commandline.run(
+        "teva-data",
+        "Retrieval data: convert it, look at it, mine negatives for it.",
+        {"convert": convert, "negatives": negatives, "stats": stats},
+        argv,
+    )

@@ -1,0 +1,63 @@
+"""What the command lines of all packages share: verbs that are functions, errors without tracebacks, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .errors import TevaError
+
+VERBS_HELP = "`{prog} VERB --help` tells what a verb takes. `{prog} --version` prints the version."
+
+
+def run(
+    package: str,
+    description: str,
+    verbs: Mapping[str, Callable[..., Any]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run one verb of a package's command line and return the exit status.
+
+    Args:
+        package: the distribution's name, which is the command's name too (``teva-data``).
+        description: one sentence for ``--help``.
+        verbs: name to function; a function's signature and docstring are its options and help.
+        argv: the arguments; those of the process where not given.
+
+    Returns:
+        0, or the verb's own status where it returns an int; 1 after a :class:`TevaError`; 2 for arguments that do not
+        parse; 130 after Ctrl-C.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"{package} {importlib.metadata.version(package)}")
+        return 0
+    logging.basicConfig(level=os.environ.get("TEVA_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(
+            dict(verbs),
+            prog=package,
+            description=f"{description}\n\n{VERBS_HELP.format(prog=package)}",
+            args=arguments,
+        )
+        return status if isinstance(status, int) else 0
+    except TevaError as error:
+        print(f"{package}: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (head, less) has had enough; keep Python from complaining when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        # A full disk, a directory that may not be written: the system's own words, and the file.
+        print(f"{package}: error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{package}: stopped", file=sys.stderr)
+        return 130

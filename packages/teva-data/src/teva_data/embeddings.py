@@ -1,0 +1,420 @@
+"""Embeddings on disk: Arrow shards that appear whole or not at all, and a manifest that says what they hold.
+
+A directory holds one job: these texts through this model with this prompt. `EmbeddingWriter` fills it and can be
+killed at any moment; `Embeddings` reads it, memory-mapped::
+
+    emb/
+      manifest.json                    the job, the rows and the checksum of each shard
+      shard-00000-of-00002.arrow       columns id: string, vector: fixed-size list of float32 or float16
+      shard-00001-of-00002.arrow
+
+The schema metadata of every shard names its job and holds a digest of its contents, so a shard that a killed writer
+had renamed but not yet entered into the manifest is recognised and kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from .errors import DataError, TevaError, shorten
+from .files import atomic_file, checksum, fingerprint, write_json
+from .schema import SCHEMA
+
+logger = logging.getLogger(__name__)
+
+VERSION = SCHEMA["embeddings"]  # of the manifest and the shards; the reader takes this one
+MANIFEST = "manifest.json"
+DTYPES: Mapping[str, Any] = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+def shard_name(shard: int, shards: int) -> str:
+    """The file name of one shard, counted from 0."""
+    return f"shard-{shard:05d}-of-{shards:05d}.arrow"
+
+
+class EmbeddingWriter:
+    """Writes the shards of one job, in any order, over any number of starts.
+
+    Opening a directory that holds an unfinished job checks the shards that are there (checksums) and goes on; a
+    damaged one counts as missing again. The directory is locked while the writer is open. Use as a context manager.
+
+    Args:
+        directory: made where it does not exist.
+        job: what identifies the work, as JSON: ``role`` ("query" or "document"), ``normalized``, the model's
+            fingerprint, prompt, maximum length, the data's fingerprint. Another value of any key is another job.
+        shards: the number of rows of each shard.
+        dim: numbers in a vector.
+        dtype: "float32" or "float16", as stored.
+        info: further facts for the manifest that do not identify the work, e.g. library versions.
+        overwrite: begin anew where the directory holds embeddings already; they are removed.
+
+    Raises:
+        TevaError: the directory holds another job, or another process is writing to it.
+        DataError: the manifest there cannot be read.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        job: Mapping[str, Any],
+        shards: Sequence[int],
+        dim: int,
+        dtype: Literal["float32", "float16"] = "float32",
+        info: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise TevaError(f"embeddings cannot be stored as {dtype!r}; known: {', '.join(DTYPES)}")
+        self.directory = Path(directory)
+        self._job = {**job, "dim": dim, "dtype": dtype, "shards": [int(rows) for rows in shards]}
+        self._job = json.loads(json.dumps(self._job))  # as it will be read back
+        self._info = dict(info or {})
+        self._dim, self._dtype, self._rows = dim, dtype, [int(rows) for rows in shards]
+        self.fingerprint = fingerprint(VERSION, self._job)
+        self._done: dict[int, dict[str, Any]] = {}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.directory)
+        try:
+            self._start(overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def missing(self) -> list[int]:
+        """The shards that are still to be written, in ascending order."""
+        return [shard for shard in range(len(self._rows)) if shard not in self._done]
+
+    def write(self, shard: int, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Write one whole shard and enter it into the manifest.
+
+        Args:
+            shard: its number, from 0.
+            ids: the rows' ids.
+            vectors: float32 (or the stored dtype) [rows, dim].
+
+        Raises:
+            DataError: a wrong shape or dtype; a vector with NaN or infinity, or of zeros alone (its id is named).
+            TevaError: the writer is closed.
+        """
+        if self._lock.closed:
+            raise TevaError(f"{self.directory}: the writer is closed")
+        path = self._path(shard)
+        vectors = self._checked(path, self._rows[shard], ids, vectors)
+        with atomic_file(path) as file:
+            _write_shard(file, ids, vectors, DTYPES[self._dtype], self.fingerprint)
+        self._done[shard] = self._entry(path, self._rows[shard])
+        self._write_manifest()
+
+    def close(self) -> None:
+        """Give the directory free for other writers."""
+        self._lock.close()
+
+    def __enter__(self) -> EmbeddingWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Give the directory free."""
+        self.close()
+
+    def _path(self, shard: int) -> Path:
+        return self.directory / shard_name(shard, len(self._rows))
+
+    def _start(self, overwrite: bool) -> None:
+        """Take over what an earlier writer of the same job has left."""
+        for pattern in (".shard-*.tmp", f".{MANIFEST}.*.tmp"):
+            for leftover in self.directory.glob(pattern):
+                leftover.unlink()
+        if overwrite:
+            # The manifest first: shards without one belong to nobody, a manifest without shards would be a lie.
+            (self.directory / MANIFEST).unlink(missing_ok=True)
+            for path in self.directory.glob("shard-*.arrow"):
+                path.unlink()
+        recorded: list[dict[str, Any]] = []
+        if (self.directory / MANIFEST).exists():
+            manifest = _read_manifest(self.directory)
+            self._refuse_another_job(manifest["job"])
+            recorded = manifest["shards"]
+        elif foreign := self._foreign_shard():
+            raise TevaError(f"{foreign} is of another job. {ANOTHER_JOB}")
+        self._take_over({entry["file"]: entry for entry in recorded})
+        self._write_manifest()
+
+    def _refuse_another_job(self, theirs: Mapping[str, Any]) -> None:
+        if theirs == self._job:
+            return
+        keys = [key for key in (*self._job, *(set(theirs) - set(self._job))) if theirs.get(key) != self._job.get(key)]
+        differences = "; ".join(
+            f"{key}: {shorten(theirs.get(key))} there, {shorten(self._job.get(key))} now" for key in keys
+        )
+        raise TevaError(f"{self.directory} holds embeddings of another job ({differences}). {ANOTHER_JOB}")
+
+    def _foreign_shard(self) -> Path | None:
+        for path in sorted(self.directory.glob("shard-*.arrow")):
+            metadata = _metadata(path)
+            if metadata is not None and metadata.get("job") != self.fingerprint:
+                return path
+        return None
+
+    def _take_over(self, recorded: Mapping[str, dict[str, Any]]) -> None:
+        for shard, rows in enumerate(self._rows):
+            path = self._path(shard)
+            known = recorded.get(path.name)
+            if not path.exists():
+                if known is not None:
+                    logger.warning("%s: gone since it was written; it is made again", path)
+            elif known is not None and self._entry(path, rows) == known:
+                self._done[shard] = known
+            elif known is None and _whole(path, self.fingerprint, rows, self._dim):
+                logger.info("%s: whole, and kept from an earlier start", path)
+                self._done[shard] = self._entry(path, rows)
+            else:
+                logger.warning("%s: damaged; it is made again", path)
+
+    @staticmethod
+    def _entry(path: Path, rows: int) -> dict[str, Any]:
+        return {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "checksum": checksum(path)}
+
+    def _write_manifest(self) -> None:
+        write_json(
+            self.directory / MANIFEST,
+            {
+                "schema": VERSION,
+                "fingerprint": self.fingerprint,
+                "job": self._job,
+                "info": self._info,
+                "count": sum(self._rows),
+                "shards": [self._done[shard] for shard in sorted(self._done)],
+            },
+        )
+
+    def _checked(self, path: Path, rows: int, ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+        """The vectors in the stored dtype."""
+        if vectors.shape != (rows, self._dim) or len(ids) != rows:
+            raise DataError(
+                "wrong shape", file=path, field="vector",
+                found=f"{len(ids)} ids, vectors {list(vectors.shape)}",
+                expected=f"{rows} ids, vectors [{rows}, {self._dim}]",
+            )  # fmt: skip
+        if vectors.dtype not in (np.dtype(np.float32), np.dtype(self._dtype)):
+            raise DataError(
+                "wrong dtype", file=path, field="vector", found=str(vectors.dtype), expected=f"float32 or {self._dtype}"
+            )
+        with np.errstate(over="ignore"):  # the check below names the row that does not fit
+            stored = np.ascontiguousarray(vectors, dtype=self._dtype)
+        for bad, what, hint in (
+            (~np.isfinite(stored).all(axis=1), "holds NaN or infinity", "Encode in float32 or bfloat16"),
+            (~stored.any(axis=1), "is zero throughout, so it has no direction", "Look at this text and at the model"),
+        ):
+            if bad.any():
+                row = int(bad.argmax())
+                raise DataError(f"the vector of {ids[row]!r} {what}", file=path, field="vector",
+                                found=f"{int(bad.sum())} such of {rows}", expected="finite numbers, not all zero",
+                                hint=hint)  # fmt: skip
+        return stored
+
+
+ANOTHER_JOB = "Use another directory, or overwrite=True (--overwrite) to remove them"
+
+
+class Embeddings:
+    """A finished directory of embeddings, read without copying.
+
+    Attributes:
+        directory: where it lies.
+        manifest: the contents of ``manifest.json``.
+        dim: numbers in a vector.
+        dtype: "float32" or "float16", as stored.
+        normalized: whether the model says that its vectors have length 1.
+        role: "query" or "document".
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory, self.manifest = directory, manifest
+        job = manifest["job"]
+        self.dim, self.dtype = int(job["dim"]), str(job["dtype"])
+        self.normalized, self.role = bool(job.get("normalized", False)), str(job.get("role", ""))
+        self._starts = np.cumsum([0, *job["shards"]])
+
+    @classmethod
+    def open(cls, directory: str | Path, verify: bool = True) -> Embeddings:
+        """Open a finished directory.
+
+        Args:
+            directory: what an `EmbeddingWriter` has filled.
+            verify: read every shard once and compare its checksum; without it only sizes are compared.
+
+        Raises:
+            DataError: no manifest, an unknown schema, shards missing, truncated or damaged.
+        """
+        directory = Path(directory)
+        manifest = _read_manifest(directory)
+        entries = {entry["file"]: entry for entry in manifest["shards"]}
+        names = [shard_name(shard, len(manifest["job"]["shards"])) for shard in range(len(manifest["job"]["shards"]))]
+        missing = [name for name in names if name not in entries or not (directory / name).exists()]
+        if missing:
+            raise DataError(
+                "unfinished embeddings", file=directory, found=f"{len(missing)} of {len(names)} shards missing: "
+                + ", ".join(missing[:3]) + (", …" if len(missing) > 3 else ""),
+                hint="Start the same encode again; it does only what is missing",
+            )  # fmt: skip
+        for name in names:
+            _verify(directory / name, entries[name], verify)
+        return cls(directory, manifest)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield each shard's ids and its vectors, [rows, dim] in the stored dtype: a read-only view of the file."""
+        for shard in range(len(self._starts) - 1):
+            batch = self._batch(shard)
+            yield batch.column("id").to_pylist(), _view(batch, self.dim)
+
+    def vectors(self) -> Iterator[np.ndarray]:
+        """Yield each shard's vectors as `shards` does, without reading the ids."""
+        for shard in range(len(self._starts) - 1):
+            yield _view(self._batch(shard), self.dim)
+
+    def ids(self) -> list[str]:
+        """All ids, in row order."""
+        return [name for shard in range(len(self._starts) - 1) for name in self._batch(shard).column("id").to_pylist()]
+
+    def take_ids(self, rows: np.ndarray) -> np.ndarray:
+        """The ids at some rows.
+
+        Args:
+            rows: integers in 0..len(self)-1, any shape.
+
+        Returns:
+            An object array of str, of the same shape. Reads no more than the shards that the rows lie in.
+        """
+        wanted, back = np.unique(rows, return_inverse=True)
+        names = np.empty(len(wanted), dtype=object)
+        bounds = np.searchsorted(wanted, self._starts)
+        for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
+            if low < high:
+                found = self._batch(shard).column("id").take(pa.array(wanted[low:high] - self._starts[shard]))
+                names[low:high] = found.to_pylist()
+        return names[back.reshape(np.shape(rows))]
+
+    def matrix(self) -> np.ndarray:
+        """All vectors as float32 [len(self), dim], in memory."""
+        whole = np.empty((len(self), self.dim), dtype=np.float32)
+        for start, vectors in zip(self._starts, self.vectors(), strict=False):
+            whole[start : start + len(vectors)] = vectors
+        return whole
+
+    def _batch(self, shard: int) -> Any:
+        path = self.directory / shard_name(shard, len(self._starts) - 1)
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def _write_shard(file: IO[bytes], ids: Sequence[str], vectors: np.ndarray, dtype: Any, job: str) -> None:
+    names = pa.array(ids, pa.string())
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    schema = pa.schema(
+        [pa.field("id", pa.string(), False), pa.field("vector", pa.list_(dtype, vectors.shape[1]), False)],
+        metadata={"teva.schema": VERSION, "teva.job": job, "teva.digest": _digest(ids, vectors)},
+    )
+    with pa.ipc.new_file(file, schema) as writer:
+        writer.write_batch(pa.record_batch([names, column], schema=schema))
+
+
+def _digest(ids: Sequence[str], vectors: np.ndarray) -> str:
+    digest = xxhash.xxh3_128(json.dumps(list(ids)).encode())
+    digest.update(np.ascontiguousarray(vectors).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _view(batch: Any, dim: int) -> np.ndarray:
+    numbers: np.ndarray = batch.column("vector").flatten().to_numpy(zero_copy_only=True)
+    return numbers.reshape(-1, dim)
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    """What a shard says of itself; None where the file is not a whole Arrow file."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            metadata = pa.ipc.open_file(file).schema.metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return None
+    return {key.decode().removeprefix("teva."): value.decode() for key, value in metadata.items()}
+
+
+def _whole(path: Path, job: str, rows: int, dim: int) -> bool:
+    metadata = _metadata(path)
+    if metadata is None or metadata.get("job") != job:
+        return False
+    try:
+        with pa.memory_map(str(path)) as file:
+            batch = pa.ipc.open_file(file).get_batch(0)
+            ids = batch.column("id").to_pylist()
+            return len(ids) == rows and metadata.get("digest") == _digest(ids, _view(batch, dim))
+    except (pa.ArrowException, OSError, ValueError):  # ValueError: ids that are no longer UTF-8
+        return False
+
+
+def _verify(path: Path, entry: Mapping[str, Any], contents: bool) -> None:
+    hint = "Start the same encode again; it makes this shard anew"
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise DataError("damaged shard", file=path, found=f"{size:,} bytes", expected=f"{entry['bytes']:,}", hint=hint)
+    if contents and (found := checksum(path)) != entry["checksum"]:
+        raise DataError("damaged shard", file=path, found=f"checksum {found}", expected=entry["checksum"], hint=hint)
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    overwrite = "Encode it again with overwrite=True (--overwrite)"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("no embeddings here", file=directory, expected=f"a directory with {MANIFEST}",
+                        hint="Make it with `teva-infer encode`") from None  # fmt: skip
+    except ValueError as error:
+        raise DataError(f"not JSON ({error})", file=path, hint=overwrite) from error
+    found = manifest.get("schema") if isinstance(manifest, dict) else None
+    if found != VERSION:
+        raise DataError("unknown version", file=path, field="schema", found=found or "none", expected=VERSION,
+                        hint="Read it with the version of teva-data that wrote it")  # fmt: skip
+    job, shards = manifest.get("job"), manifest.get("shards")
+    if not isinstance(job, dict) or not {"dim", "dtype", "shards"} <= set(job):
+        raise DataError("incomplete", file=path, field="job", found=job, expected="dim, dtype, shards", hint=overwrite)
+    keys = {"file", "rows", "bytes", "checksum"}
+    if not isinstance(shards, list) or not all(isinstance(entry, dict) and keys <= set(entry) for entry in shards):
+        raise DataError("incomplete", file=path, field="shards", found=shards,
+                        expected="file, rows, bytes, checksum of each", hint=overwrite)  # fmt: skip
+    return dict(manifest)
+
+
+def _lock(directory: Path) -> IO[str]:
+    """Lock a directory for this process; the system gives it free when the process ends, however it ends."""
+    file = (directory / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise TevaError(
+            f"{directory}: process {owner or 'unknown'} is writing embeddings here. Wait for it, or use another "
+            "directory"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

@@ -1,0 +1,291 @@
+"""The recipe: one YAML file that describes a run to every trainer.
+
+Sections ``model``, ``prompts``, ``data``, ``loss`` and ``train`` are shared. ``torch`` (and later ``jax``) belong to
+their trainer: teva-data keeps them as they are and the owner checks them, so a new option there needs no release of
+teva-data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import RecipeError, nearest, shorten
+from .files import fingerprint
+
+
+class Section(BaseModel):
+    """Base of all sections: keys that are not known are errors, values keep their types, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """The backbone and how a text becomes one vector."""
+
+    name: str = Field(description="model directory or hub id (owner/name)")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    pooling: str | None = Field(None, description="cls, mean or last; empty: as the model says")
+    normalize: bool | None = Field(None, description="vectors of length 1; empty: as the model says")
+    query_max_length: int = Field(64, ge=3, description="tokens of a query in training, special ones included")
+    document_max_length: int = Field(256, ge=3, description="tokens of a document in training, special ones included")
+
+
+class PromptsSection(Section):
+    """Text put before every query and every document; empty: as the dataset's card says, else as the model says."""
+
+    query: str | None = Field(None, description='e.g. "query: "; include the space at its end')
+    document: str | None = Field(None, description='e.g. "passage: "')
+
+
+class DataSection(Section):
+    """The training data."""
+
+    path: str = Field(description="dataset directory (corpus.jsonl and the split's JSONL)")
+    split: str = Field("train", description="name of the query file in it, without its ending")
+    negatives: int = Field(7, ge=0, description="listed negatives taken for each query and step")
+
+
+class LossSection(Section):
+    """The loss."""
+
+    name: str = Field("infonce", description="found by entry point; `infonce` is the one that teva-torch brings")
+    temperature: float = Field(0.02, gt=0, description="similarities are divided by it")
+
+
+class TrainSection(Section):
+    """The optimisation."""
+
+    output: str = Field(description="directory for checkpoints, logs and the artifact")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; or give epochs")
+    epochs: float | None = Field(None, gt=0, description="passes over the queries; or give steps")
+    batch_size: int = Field(64, ge=1, description="queries in a step")
+    learning_rate: float = Field(2e-5, gt=0, description="at its peak")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate climbs from 0")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's; not for biases and norms")
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the forward and backward pass; weights and optimiser stay float32"
+    )
+    seed: int = Field(42, ge=0, description="of the order, the choices and dropout")
+    log_every: int = Field(10, ge=1, description="steps between two lines of the metrics log")
+    save_every: int = Field(100, ge=1, description="steps between two checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+
+class Recipe(Section):
+    """A whole run. ``torch`` and ``jax`` are checked by their trainers."""
+
+    schema_version: Literal["1"] = Field("1", alias="schema")
+    model: ModelSection
+    prompts: PromptsSection = Field(default_factory=PromptsSection)
+    data: DataSection
+    loss: LossSection = Field(default_factory=LossSection)
+    train: TrainSection
+    torch: dict[str, Any] = Field(default_factory=dict)
+    jax: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _unquoted(cls, value: object) -> object:
+        return str(value) if type(value) is int else value  # YAML reads an unquoted 1 as a number
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names that YAML has."""
+        return self.model_dump(by_alias=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of what decides the weights: all but where the output goes and how often it is written."""
+        return fingerprint(self.deciding())
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the weights, as flat ``section.key`` names."""
+        idle = {"train.output", "train.log_every", "train.save_every", "train.keep_checkpoints"}
+        return {key: value for key, value in flatten(self.to_dict()).items() if key not in idle}
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    owners: Mapping[str, type[Section]] | None = None,
+) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        source: a YAML file, or its contents as a mapping.
+        overrides: dotted keys that replace the file's, as a mapping (``{"train.steps": 10}``) or as the words of a
+            command line (``["--train.steps", "10"]``), whose values are read as YAML.
+        owners: the sections that the caller owns and their types, e.g. ``{"torch": TorchSection}``; their values come
+            back complete with defaults.
+
+    Raises:
+        RecipeError: with the file and line, the key, what was found and what was expected.
+    """
+    where, lines = "recipe", dict[str, int]()
+    if isinstance(source, Mapping):
+        value: Any = _copy(source)
+    else:
+        where = str(source)
+        value, lines = _read_yaml(Path(source))
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: found {shorten(value)}; expected a mapping with the sections model, data, train")
+    # A section whose keys are all commented out reads as null; it means its defaults.
+    value = {key: {} if item is None and key in Recipe.model_fields else item for key, item in value.items()}
+    given = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    for key, item in given.items():
+        _set(value, key, item)
+    addresses = {**{key: f"{where}:{line}" for key, line in lines.items()}, **{key: f"--{key}" for key in given}}
+    recipe: Recipe = _validate(Recipe, value, (), where, addresses)
+    complete = {
+        name: _validate(kind, getattr(recipe, name), (name,), where, addresses).model_dump()
+        for name, kind in (owners or {}).items()
+    }
+    return recipe.model_copy(update=complete)
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``--train.steps 10`` and ``--train.steps=10`` as ``{"train.steps": 10}``; values are read as YAML."""
+    result: dict[str, Any] = {}
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if not word.startswith("--") or "." not in word.split("=")[0]:
+            raise RecipeError(f"{word}: found where an override was expected; write --section.key VALUE")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            if not queue:
+                raise RecipeError(f"--{key}: no value; write --{key} VALUE")
+            text = queue.pop(0)
+        try:
+            # YAML 1.1 takes 2e-5 for a string, since it has no point; a recipe means the number.
+            result[key.replace("-", "_")] = _number(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--{key}: {shorten(text)} is not a YAML value: {error}") from None
+    return result
+
+
+def describe(section: type[Section], prefix: str) -> list[tuple[str, str, str]]:
+    """(key, default, description) of each key of a section, for ``--help`` and for recipes written with comments."""
+    rows = []
+    for name, field in section.model_fields.items():
+        default = "required" if field.is_required() else "" if field.default is None else str(field.default)
+        rows.append((f"{prefix}.{name}", default, field.description or ""))
+    return rows
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
+    """The file's value, and the line of each dotted key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(
+            f"{path}: no such file. Write one with `teva-torch init --data DIR --model NAME > recipe.yaml`, or see "
+            "`teva-torch recipes list`"
+        ) from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise RecipeError(f"{path}: not a text file ({error})") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = _number(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from None
+    lines: dict[str, int] = {}
+    _note_lines(path, node, "", lines)
+    return value, lines
+
+
+def _note_lines(path: Path, node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value_node in node.value:
+        key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
+        if key in lines:
+            raise RecipeError(f"{path}:{line}: {key}: given twice, first in line {lines[key]}. Keep one")
+        lines[key] = line
+        _note_lines(path, value_node, f"{key}.", lines)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads ``2e-5`` as text; here it is a number, at any depth."""
+    if isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    if isinstance(value, str) and value[:1] in set("0123456789.-+") and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _validate(kind: type[Any], value: Any, prefix: tuple[str, ...], where: str, addresses: Mapping[str, str]) -> Any:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problems = [_problem(kind, problem, prefix, where, addresses) for problem in error.errors()]
+        raise RecipeError("\n".join(problems)) from None
+
+
+def _problem(
+    kind: type[BaseModel], problem: Any, prefix: tuple[str, ...], where: str, addresses: Mapping[str, str]
+) -> str:
+    location = [*prefix, *(str(part) for part in problem["loc"])]
+    key = ".".join(location)
+    # A missing key has no line of its own: its section's is the nearest.
+    address = addresses.get(key) or addresses.get(".".join(location[:-1])) or where
+    if problem["type"] == "extra_forbidden":
+        return f"{address}: {key}: unknown key. {nearest(location[-1], _known(kind, location[len(prefix) : -1]))}"
+    if problem["type"] == "missing":
+        return f"{address}: {key}: missing; expected a value"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(problem["input"], dict | BaseModel) else f"; found {shorten(problem['input'])}"
+    return f"{address}: {key or 'recipe'}: {message}{found}"
+
+
+def _known(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for name in path:
+        inner = kind.model_fields[name].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            kind = inner
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _set(value: dict[str, Any], key: str, item: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = value.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"--{key}: {parent} is not a section")
+        value = child
+    value[last] = item
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,109 @@
+"""From records to tokens: prompt, title, text, truncation and special tokens, in one place.
+
+Training, encoding, every engine and the parity gate go through this module, so that a text has one rendering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .artifact import Artifact
+from .errors import ArtifactError, MissingExtraError
+from .records import join_title
+
+
+class Renderer:
+    """Turns queries and documents into the strings and token ids that a model sees.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        query_prompt: put before every query that has no prompt of its own.
+        document_prompt: put before every document.
+        max_length: tokens at most, special tokens included.
+        lowercase: lower-case the text first (``do_lower_case`` of older sentence-transformers models).
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        query_prompt: str = "",
+        document_prompt: str = "",
+        max_length: int,
+        lowercase: bool = False,
+    ) -> None:
+        special = tokenizer.num_special_tokens_to_add()
+        if max_length <= special:
+            raise ArtifactError(
+                f"max_length: found {max_length}; expected more than the {special} special tokens that this tokenizer "
+                "adds to every text"
+            )
+        self.tokenizer = tokenizer
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
+        self.max_length, self.lowercase = max_length, lowercase
+
+    @classmethod
+    def from_artifact(
+        cls,
+        artifact: Artifact,
+        *,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        max_length: int | None = None,
+    ) -> Renderer:
+        """The rendering that an artifact asks for; prompts and limit can be replaced."""
+        return cls(
+            load_tokenizer(artifact),
+            query_prompt=artifact.prompts["query"] if query_prompt is None else query_prompt,
+            document_prompt=artifact.prompts["document"] if document_prompt is None else document_prompt,
+            max_length=max_length or artifact.max_length,
+            lowercase=artifact.lowercase,
+        )
+
+    def query(self, text: str, prompt: str | None = None) -> str:
+        """``prompt + text``; ``prompt`` is the query's own where it has one, else the renderer's."""
+        return self._cased((self.query_prompt if prompt is None else prompt) + text)
+
+    def document(self, text: str, title: str = "") -> str:
+        """``prompt + title + " " + text``, as BEIR and MTEB join them; without the space where one is empty."""
+        return self._cased(self.document_prompt + join_title(title, text))
+
+    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of rendered texts, special tokens included, cut to ``max_length`` (default: the renderer's).
+
+        The work is done by the tokenizer's own threads, outside Python's lock.
+        """
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=min(max_length or self.max_length, self.max_length),
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def _cased(self, text: str) -> str:
+        return text.lower() if self.lowercase else text
+
+
+def load_tokenizer(artifact: Artifact) -> Any:
+    """The fast tokenizer in an artifact's directory.
+
+    Raises:
+        ArtifactError: its files cannot be read, or there is only a slow one.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingExtraError("tokenising", "teva-data[inputs]") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(artifact.path), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{artifact.path}: the tokenizer cannot be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise ArtifactError(f"{artifact.path}: found a tokenizer without tokenizer.json; expected a fast tokenizer")
+    return tokenizer

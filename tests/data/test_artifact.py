@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from teva_data.artifact import Artifact
+from teva_data.errors import ArtifactError
+from teva_data.known_prompts import known_prompts
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy that a test may break."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def _edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_what_write_layout_wrote_is_read(tiny_model):
+    artifact = Artifact.load(tiny_model)
+    assert (artifact.pooling, artifact.normalize, artifact.dim, artifact.max_length) == ("mean", True, 32, 48)
+    assert artifact.positions == 64
+    assert artifact.prompts == {"query": "", "document": ""}
+    assert artifact.revision is None
+
+
+def test_a_bare_backbone_does_not_say_how_to_pool(bare_model):
+    artifact = Artifact.load(bare_model)
+    assert (artifact.pooling, artifact.normalize, artifact.dim, artifact.max_length) == (None, False, 32, 64)
+
+
+@pytest.mark.parametrize(("mode", "pooling"), [("cls", "cls"), ("mean", "mean"), ("lasttoken", "last")])
+def test_the_newer_pooling_key(model, mode, pooling):
+    (model / "1_Pooling/config.json").write_text(json.dumps({"embedding_dimension": 32, "pooling_mode": mode}))
+    assert Artifact.load(model).pooling == pooling
+
+
+def test_prompts_that_the_model_stores(model):
+    _edit(model / "config_sentence_transformers.json", prompts={"query": "Q: ", "document": "D: "})
+    assert Artifact.load(model).prompts == {"query": "Q: ", "document": "D: "}
+
+
+def test_prompts_of_the_card(model):
+    _edit(model / "config.json", _name_or_path="intfloat/e5-base-v2")
+    assert Artifact.load(model).prompts == {"query": "query: ", "document": "passage: "}
+    assert known_prompts("BAAI/bge-small-en-v1.5")["query"].startswith("Represent this sentence")
+    assert known_prompts("nobody/knows") is None
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda m: [(m / n).unlink() for n in ("tokenizer.json",)], ["no tokenizer", "tokenizer.json"]),
+        (lambda m: (m / "config.json").unlink(), ["no config.json"]),
+        (lambda m: (m / "config.json").write_text("{"), ["config.json", "not JSON"]),
+        (
+            lambda m: _edit(m / "1_Pooling/config.json", pooling_mode_mean_tokens=False),
+            ["1_Pooling", "expected one of"],
+        ),
+        (lambda m: _edit(m / "1_Pooling/config.json", pooling_mode_cls_token=True), ["found pooling ['cls', 'mean']"]),
+        (lambda m: _edit(m / "1_Pooling/config.json", pooling_mode_max_tokens=True), ["pooling_mode_max_tokens"]),
+        (lambda m: _edit(m / "1_Pooling/config.json", include_prompt=False), ["include_prompt", "found false"]),
+        (
+            lambda m: (m / "modules.json").write_text(
+                json.dumps([{"type": f"x.{kind}", "path": ""} for kind in ("Transformer", "Pooling", "Dense")])
+            ),
+            ["modules.json", "Dense"],
+        ),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused(model, break_it, words):
+    break_it(model)
+    with pytest.raises(ArtifactError) as caught:
+        Artifact.load(model)
+    assert str(model) in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/dir", "a/b/c"])
+def test_no_such_directory(name):
+    with pytest.raises(ArtifactError, match="no such directory"):
+        Artifact.load(name)
+
+
+def test_a_hub_model_that_is_not_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ArtifactError, match="nobody/nothing: neither a local directory nor in the hub's local cache"):
+        Artifact.load("nobody/nothing", offline=True)
+
+
+def test_a_hub_model_from_the_cache(tiny_model, tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "a" * 40
+    repository = tmp_path / "models--owner--tiny"
+    shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for revision in (None, "main", commit):
+        artifact = Artifact.load("owner/tiny", revision=revision, offline=True)
+        assert (artifact.revision, artifact.pooling) == (commit, "mean")
+    with pytest.raises(ArtifactError, match=r"not in the hub's local cache|neither a local directory"):
+        Artifact.load("owner/tiny", revision="b" * 40, offline=True)
+
+
+def test_the_fingerprint_follows_the_weights_and_not_the_card(model):
+    before = Artifact.load(model).fingerprint
+    (model / "README.md").write_text("another card")
+    (model / "teva.json").write_text('{"note": 1}')
+    assert Artifact.load(model).fingerprint == before
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    assert Artifact.load(model).fingerprint != before
