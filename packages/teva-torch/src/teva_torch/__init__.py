@@ -1,0 +1,67 @@
+"""teva-torch trains dense retrievers on PyTorch: a recipe in, an artifact out.
+
+>>> from teva_torch import train
+>>> result = train("recipe.yaml", {"train.steps": 200})  # doctest: +SKIP
+>>> result.artifact.path  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import latest as latest_checkpoint
+    from .engine import TorchEngine
+    from .init import propose
+    from .losses.infonce import infonce
+    from .model import Retriever
+    from .recipe import TorchSection, read_recipe, shipped
+    from .training import TrainingError, TrainResult, train
+
+__all__ = [
+    "Retriever",
+    "TorchEngine",
+    "TorchSection",
+    "TrainResult",
+    "TrainingError",
+    "__version__",
+    "infonce",
+    "latest_checkpoint",
+    "propose",
+    "read_recipe",
+    "shipped",
+    "train",
+]
+
+# Importing the package must not import torch: names are looked up when they are first asked for.
+_WHERE = {
+    "Retriever": ("model", "Retriever"),
+    "TorchEngine": ("engine", "TorchEngine"),
+    "TorchSection": ("recipe", "TorchSection"),
+    "TrainResult": ("training", "TrainResult"),
+    "TrainingError": ("training", "TrainingError"),
+    "infonce": ("losses.infonce", "infonce"),
+    "latest_checkpoint": ("checkpoint", "latest"),
+    "propose": ("init", "propose"),
+    "read_recipe": ("recipe", "read_recipe"),
+    "shipped": ("recipe", "shipped"),
+    "train": ("training", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("teva-torch")
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = getattr(import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

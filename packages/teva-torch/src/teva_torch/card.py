@@ -1,0 +1,72 @@
+"""The model card of an artifact."""
+
+from __future__ import annotations
+
+import yaml
+
+from teva_data.recipe import Recipe
+from teva_data.rendering import Renderer
+
+
+def model_card(recipe: Recipe, renderer: Renderer, name: str) -> str:
+    """Markdown with a YAML header: what the model is, its prompts, and how each runtime loads it."""
+    header = yaml.safe_dump(
+        {
+            "library_name": "sentence-transformers",
+            "pipeline_tag": "sentence-similarity",
+            "tags": ["sentence-transformers", "feature-extraction", "dense-retrieval", "teva"],
+            "base_model": recipe.model.name,
+        },
+        sort_keys=False,
+    )
+    query, document = renderer.query_prompt, renderer.document_prompt
+    similarity = "cosine (vectors have length 1)" if recipe.model.normalize else "dot product"
+    return f"""---
+{header}---
+# {name}
+
+A dense retriever, trained with teva from `{recipe.model.name}`.
+
+| | |
+|---|---|
+| pooling | {recipe.model.pooling} |
+| similarity | {similarity} |
+| longest input | {renderer.max_length} tokens |
+| query prompt | `{query!r}` |
+| document prompt | `{document!r}` |
+| document text | `title + " " + text` where there is a title |
+| loss | {recipe.loss.name}, temperature {recipe.loss.temperature} |
+
+`teva.json` holds the whole recipe, checksums of the data, library versions, and how far the vectors of each runtime
+were from the trained ones.
+
+## Use
+
+```python
+from teva_infer import Encoder
+
+model = Encoder.load("{name}")
+queries, documents = model.encode_queries(["a question"]), model.encode_documents(["a passage"])
+```
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+queries, documents = model.encode_query(["a question"]), model.encode_document(["a passage"])
+```
+
+vLLM adds no prompt by itself:
+
+```python
+from vllm import LLM
+
+model = LLM("{name}", runner="pooling")
+queries = model.embed([{query!r} + "a question"])
+documents = model.embed([{document!r} + "a passage"])
+```
+
+```sh
+text-embeddings-router --model-id {name}
+```
+"""

@@ -1,0 +1,124 @@
+"""Checkpoints: everything that the next step depends on, written whole or not at all, without pickle.
+
+``step-00000100/`` holds ``model.safetensors`` (trainable and frozen weights), ``optimizer.safetensors`` (its tensors,
+named ``parameter:key``), ``random.safetensors`` (generator states) and ``state.json`` (step, what the run is,
+checksums of the other three). It appears by rename.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+import torch
+from teva_data.errors import TevaError
+from teva_data.files import atomic_directory, checksum, write_json
+from torch import nn
+
+_FILES = ("model.safetensors", "optimizer.safetensors", "random.safetensors")
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any]) -> Path:
+    """Write the checkpoint after ``step`` steps.
+
+    Args:
+        directory: of all checkpoints of the run.
+        step: steps done.
+        model: its parameters and buffers are kept.
+        optimizer: its state is kept.
+        run: what the run is; a resumed run must be the same.
+
+    Returns:
+        The checkpoint's directory.
+    """
+    path = directory / f"step-{step:08}"
+    with atomic_directory(path) as temporary:
+        # Parameters that are tied share memory, which safetensors refuses: each is kept once, under its first name.
+        save_file({name: value.detach().contiguous() for name, value in _own(model)}, temporary / _FILES[0])
+        save_file(_optimizer_tensors(model, optimizer), temporary / _FILES[1])
+        save_file(_random_state(), temporary / _FILES[2])
+        checksums = {name: checksum(temporary / name) for name in _FILES}
+        write_json(temporary / "state.json", {"schema": "1", "step": step, "run": run, "checksums": checksums})
+    return path
+
+
+def latest(directory: Path) -> Path | None:
+    """The newest checkpoint of a run; None where there is none."""
+    found = [path for path in directory.glob("step-*") if _NAME.fullmatch(path.name)]
+    return max(found, default=None)
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints."""
+    for path in sorted(path for path in directory.glob("step-*") if _NAME.fullmatch(path.name))[:-keep]:
+        shutil.rmtree(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """``state.json`` of a checkpoint.
+
+    Raises:
+        TevaError: a file is missing or its checksum is not the one that was written.
+    """
+    advice = f"Remove {path} to go on from the checkpoint before it"
+    try:
+        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        for name in _FILES:
+            if (found := checksum(path / name)) != state["checksums"][name]:
+                raise TevaError(
+                    f"{path / name}: checksum {found}; expected {state['checksums'][name]}: the file is damaged. "
+                    f"{advice}"
+                )
+    except (OSError, ValueError, KeyError) as error:
+        raise TevaError(f"{path}: not a whole checkpoint ({error}). {advice}") from None
+    return state
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights, optimiser state and generator states back."""
+    device = next(model.parameters()).device
+    stored = load_file(path / _FILES[0], device=str(device))
+    with torch.no_grad():
+        for name, value in _own(model):
+            value.copy_(stored.pop(name))
+    if stored:
+        raise TevaError(f"{path}: tensors that the model does not have, first {sorted(stored)[0]!r}")
+    names = dict(model.named_parameters())
+    for key, value in load_file(path / _FILES[1]).items():
+        name, _, part = key.rpartition(":")
+        # AdamW keeps its step count on the CPU whatever the parameter's device.
+        optimizer.state[names[name]][part] = value if part == "step" else value.to(device)
+    _set_random_state(load_file(path / _FILES[2]))
+
+
+def _own(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *((name, buffer) for name, buffer in model.named_buffers())]
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}:{key}": value.detach().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def _set_random_state(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available():
+        for name, state in states.items():
+            if name != "cpu" and int(name[5:]) < torch.cuda.device_count():
+                torch.cuda.set_rng_state(state, name)

@@ -1,0 +1,23 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+from teva_data.errors import TevaError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is cuda where there is one, else mps, else cpu.
+
+    Raises:
+        TevaError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TevaError(f"device {name!r}: not usable here ({reason}). Use auto, cpu, cuda or mps") from None
+    return device

@@ -1,0 +1,95 @@
+"""Writing the artifact of a trained model (the layout is teva_data.artifact's)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from teva_data.artifact import Artifact, write_layout
+from teva_data.files import atomic_directory, write_json
+from teva_data.recipe import Recipe
+from teva_data.rendering import Renderer
+
+from . import parity
+from .card import model_card
+from .model import Retriever
+from .recipe import torch_section
+
+_VERSIONS = ("teva-data", "teva-torch", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def export(
+    model: Retriever,
+    renderer: Renderer,
+    recipe: Recipe,
+    directory: Path,
+    *,
+    record: dict[str, Any],
+    texts: dict[str, list[str]],
+) -> Artifact:
+    """Write a trained model as an artifact, and keep it only if every runtime at hand gives its vectors.
+
+    Args:
+        model: the trained model.
+        renderer: its tokenizer, prompts and limit.
+        recipe: resolved: pooling, normalisation and prompts are set.
+        directory: where; an artifact that is there already is replaced when the new one is whole.
+        record: what ``teva.json`` holds beside the recipe, versions and parity figures (data, figures of the run).
+        texts: what the parity gate compares, as :func:`teva_torch.parity.sample_texts` gives.
+
+    Raises:
+        ParityError: a runtime gives other vectors; the directory is left as it was.
+    """
+    settings = recipe.model
+    assert settings.pooling is not None
+    assert settings.normalize is not None
+    teva = {"schema": "1", "recipe": recipe.to_dict(), "versions": versions(), "git": git_revision(), **record}
+    with atomic_directory(directory) as temporary:
+        model.backbone.save_pretrained(temporary)
+        _save_tokenizer(renderer.tokenizer, temporary)
+        write_layout(
+            temporary,
+            pooling=settings.pooling,
+            normalize=settings.normalize,
+            dim=model.backbone.config.hidden_size,
+            max_length=renderer.max_length,
+            prompts={"query": renderer.query_prompt, "document": renderer.document_prompt},
+            teva=teva,
+            card=model_card(recipe, renderer, directory.name),
+        )
+        threshold = torch_section(recipe).parity_cosine
+        teva["parity"] = parity.check(model, renderer, temporary, texts, threshold)
+        write_json(temporary / "teva.json", teva)
+    return Artifact.load(directory)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that the vectors depend on."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONS}
+
+
+def git_revision() -> str | None:
+    """Revision of the repository that the run was started in, ``+`` behind it where files differ; None outside one."""
+    if shutil.which("git") is None:
+        return None
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout else "")
+
+
+def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    # Limits set by earlier calls would be stored in tokenizer.json and applied by readers of that file alone.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        # sentence-transformers pads batches and needs a token for it; it is masked, so any does.
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(directory)

@@ -1,0 +1,40 @@
+"""The optimiser and the learning rate, which is a function of the step and keeps no state."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from teva_data.recipe import TrainSection
+from torch import nn
+
+
+def learning_rate(step: int, total: int, settings: TrainSection) -> float:
+    """The rate of a step (counted from 0): linear warm-up, then decay to 0 at the end.
+
+    Args:
+        step: 0..total-1.
+        total: steps of the whole run.
+        settings: peak rate, schedule, warm-up.
+    """
+    warmup = math.ceil(settings.warmup_ratio * total)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    factor = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[settings.schedule]
+    return settings.learning_rate * factor
+
+
+def make_optimizer(model: nn.Module, settings: TrainSection) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; biases and norms (vectors and scalars) are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+    )

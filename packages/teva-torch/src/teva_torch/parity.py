@@ -1,0 +1,120 @@
+"""The parity gate: the vectors of the saved artifact, by every runtime at hand, against those of the trained model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import torch
+from teva_data.artifact import Artifact
+from teva_data.dataset import Dataset
+from teva_data.errors import TevaError
+from teva_data.records import join_title
+from teva_data.rendering import Renderer
+
+from .engine import TorchEngine
+from .model import Retriever
+
+logger = logging.getLogger(__name__)
+Vectors = NDArray[np.float32]
+
+
+class ParityError(TevaError):
+    """A runtime's vectors are not the trained ones."""
+
+
+def sample_texts(dataset: Dataset, split: str, size: int = 16) -> dict[str, list[str]]:
+    """Queries and documents to compare: the first ``size`` of each, and one of each that every limit cuts."""
+    store, corpus = dataset.queries(split), dataset.corpus
+    queries = [query.query_text for query in store.queries(0, min(size, len(store)))]
+    documents = [
+        join_title(document.title, document.document_text) for document in corpus.documents(0, min(size, len(corpus)))
+    ]
+    return {role: [*texts, " ".join(texts * 40)] for role, texts in (("query", queries), ("document", documents))}
+
+
+def check(
+    trained: Retriever, renderer: Renderer, directory: Path, texts: dict[str, list[str]], threshold: float
+) -> dict[str, Any]:
+    """Compare the artifact in ``directory`` with the model in memory.
+
+    Args:
+        trained: the model as training left it.
+        renderer: its rendering.
+        directory: the artifact.
+        texts: ``query`` and ``document`` texts, without prompts.
+        threshold: the smallest cosine that passes.
+
+    Returns:
+        For each runtime: texts compared, smallest cosine, largest absolute difference, version.
+
+    Raises:
+        ParityError: a cosine below ``threshold``.
+    """
+    expected = _by_engine(TorchEngine(trained), renderer, texts)
+    artifact = Artifact.load(directory)
+    engine = TorchEngine.load(artifact, device=str(trained.device))
+    figures = {
+        "teva-torch": {
+            "version": torch.__version__,
+            **compare(expected, _by_engine(engine, Renderer.from_artifact(artifact), texts)),
+        }
+    }
+    del engine
+    try:
+        import sentence_transformers
+    except ImportError:
+        logger.info("parity: sentence-transformers is not installed, so it is not compared")
+    else:
+        found = _by_sentence_transformers(directory, texts, str(trained.device))
+        figures["sentence-transformers"] = {
+            "version": sentence_transformers.__version__,
+            **compare(expected, found),
+        }
+    for runtime, figure in figures.items():
+        logger.info(
+            "parity: %s: smallest cosine %.7f, largest difference %.1e over %d texts",
+            runtime, figure["min_cosine"], figure["max_difference"], figure["texts"],
+        )  # fmt: skip
+        if figure["min_cosine"] < threshold:
+            raise ParityError(
+                f"{runtime} gives other vectors for the exported model: smallest cosine {figure['min_cosine']:.6f}; "
+                f"expected at least {threshold} (torch.parity_cosine). The artifact was not kept"
+            )
+    return figures
+
+
+def compare(expected: Vectors, found: Vectors) -> dict[str, Any]:
+    """Smallest cosine and largest absolute difference of two arrays [N, H] of vectors."""
+    if expected.shape != found.shape:
+        raise ParityError(f"vectors of shape {found.shape}; expected {expected.shape}")
+    left, right = expected.astype(np.float64), found.astype(np.float64)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return {
+        "texts": len(expected),
+        "min_cosine": float(((left * right).sum(axis=1) / norms).min()),
+        "max_difference": float(np.abs(left - right).max()),
+    }
+
+
+def _by_engine(engine: TorchEngine, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors:
+    rendered = [renderer.query(text) for text in texts["query"]]
+    rendered += [renderer.document(text) for text in texts["document"]]
+    # One at a time: what is compared then holds no padding at all.
+    return np.concatenate([engine.encode([ids]) for ids in renderer.tokenize(rendered)])
+
+
+def _by_sentence_transformers(directory: Path, texts: dict[str, list[str]], device: str) -> Vectors:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(directory), device=device, local_files_only=True)
+    encode: Sequence[Vectors] = [
+        model.encode_query(texts["query"], show_progress_bar=False),
+        model.encode_document(texts["document"], show_progress_bar=False),
+    ]
+    return np.concatenate(encode)

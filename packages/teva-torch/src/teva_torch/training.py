@@ -1,0 +1,315 @@
+"""Training: one explicit loop, from a recipe to an artifact.
+
+``train(recipe)`` is the whole of it. An output directory holds ``recipe.yaml`` (resolved), ``train.log``,
+``metrics.jsonl``, ``loss.png``, ``checkpoints/`` and, at the end, ``artifact/``. Starting again with the same recipe on
+the same data goes on from the newest checkpoint, on CPU to bit-equal weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import torch
+from teva_data.artifact import Artifact
+from teva_data.dataset import Dataset
+from teva_data.errors import RecipeError, TevaError
+from teva_data.files import atomic_file
+from teva_data.plan import BatchPlan
+from teva_data.progress import Progress
+from teva_data.recipe import Recipe
+from teva_data.rendering import Renderer
+
+from . import checkpoint, parity, plugins
+from .device import choose_device
+from .export import export
+from .feed import Feed, TokenBatch
+from .metrics import MetricsLog, draw_loss
+from .model import Retriever
+from .optim import learning_rate, make_optimizer
+from .recipe import read_recipe, torch_section
+
+logger = logging.getLogger("teva_torch")
+
+
+class TrainingError(TevaError):
+    """Training cannot go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves.
+
+    Attributes:
+        artifact: the model.
+        output: the run's directory.
+        steps: optimiser steps in all.
+        loss: mean loss of the last logged interval.
+    """
+
+    artifact: Artifact
+    output: Path
+    steps: int
+    loss: float
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+) -> TrainResult:
+    """Train a retriever.
+
+    Args:
+        recipe: a YAML file, the name of a recipe that ships with teva-torch, a mapping or a recipe.
+        overrides: dotted keys that replace the recipe's.
+        overwrite: begin anew where the output directory holds another run, or this one; without it a run of the same
+            recipe is resumed and another one is refused.
+
+    Returns:
+        The artifact and the figures of the run.
+
+    Raises:
+        RecipeError: the recipe is not valid, or the output directory holds another run.
+        DataError: bad data, with its address.
+        TrainingError: the loss is not finite.
+        ParityError: the exported artifact gives other vectors than the trained model.
+    """
+    checked = read_recipe(recipe, overrides)
+    output = Path(checked.train.output)
+    output.mkdir(parents=True, exist_ok=True)
+    with _log_to(output / "train.log"):
+        return _Run(checked, output, overwrite).go()
+
+
+@contextlib.contextmanager
+def _log_to(file: Path) -> Iterator[None]:
+    """Write what teva logs to a file too, whatever the caller's own logging shows; and why a run ended."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    levels = {name: logging.getLogger(name).level for name in ("teva_data", "teva_torch")}
+    for name in levels:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        yield
+    except Exception as error:
+        handler.emit(logging.makeLogRecord({"msg": f"stopped: {type(error).__name__}: {error}", "levelname": "ERROR"}))
+        raise
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).removeHandler(handler)
+            logging.getLogger(name).setLevel(level)
+        handler.close()
+
+
+def resolve(recipe: Recipe, artifact: Artifact, dataset: Dataset) -> Recipe:
+    """Fill what the recipe leaves open: pooling and normalisation as the model has them; prompts as the dataset's card
+    says, else as the model has them.
+    """
+    normalize = artifact.normalize if recipe.model.normalize is None else recipe.model.normalize
+    model = recipe.model.model_copy(
+        update={"pooling": recipe.model.pooling or artifact.pooling, "normalize": normalize}
+    )
+    filled = {
+        role: next(
+            text for text in (own, getattr(dataset.card.prompts, role), artifact.prompts[role]) if text is not None
+        )
+        for role, own in recipe.prompts.model_dump().items()
+    }
+    prompts = recipe.prompts.model_copy(update=filled)
+    if model.pooling is None:
+        raise RecipeError(
+            f"model.pooling: {artifact.name} has no modules.json, so it does not say how to pool; set cls or mean "
+            "(encoders such as BERT) or last (decoders such as Llama)"
+        )
+    if model.normalize and recipe.loss.temperature > 0.3:
+        # A cosine is at most 1: divided by such a temperature, the softmax stays flat and little is learned.
+        logger.warning("loss.temperature is %s with normalised vectors; 0.01 to 0.05 is usual", recipe.loss.temperature)
+    return recipe.model_copy(update={"model": model, "prompts": prompts})
+
+
+class _Run:
+    """One run: what it is made of, and its loop."""
+
+    def __init__(self, recipe: Recipe, output: Path, overwrite: bool) -> None:
+        self.output, self.checkpoints = output, output / "checkpoints"
+        base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
+        self.dataset = Dataset.open(recipe.data.path)
+        self.recipe = recipe = resolve(recipe, base, self.dataset)
+        self.settings, self.options = recipe.train, torch_section(recipe)
+        self.loss = plugins.find(plugins.LOSSES, recipe.loss.name, "loss.name")
+        self.renderer = _renderer(recipe, base)
+        self.plan = BatchPlan(
+            self.dataset, recipe.data.split,
+            batch_size=self.settings.batch_size, negatives=recipe.data.negatives, seed=self.settings.seed,
+        )  # fmt: skip
+        self.total = self.settings.steps or self.plan.steps(self.settings.epochs or 0)
+        self.identity = {"recipe": recipe.deciding(), "data": self.plan.fingerprint, "base": base.fingerprint}
+        self.start = self._where_to_start(overwrite)
+        self.device = choose_device(self.options.device)
+        torch.manual_seed(self.settings.seed)
+        self.model = Retriever.load(
+            base, pooling=recipe.model.pooling, normalize=recipe.model.normalize,
+            attention=self.options.attention, device=self.device,
+        )  # fmt: skip
+        self.optimizer = make_optimizer(self.model, self.settings)
+
+    def _where_to_start(self, overwrite: bool) -> int:
+        """Steps that the newest checkpoint has done; refuses a directory that holds another run."""
+        if overwrite:
+            for leftover in (self.checkpoints, self.output / "artifact"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            (self.output / "metrics.jsonl").unlink(missing_ok=True)
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is None:
+            return 0
+        state = checkpoint.read_state(newest)
+        if state["run"] != self.identity:
+            raise RecipeError(
+                f"{self.output}: holds another run ({_difference(state['run'], self.identity)}). Give another "
+                "train.output, or --overwrite to begin anew"
+            )
+        return int(state["step"])
+
+    def go(self) -> TrainResult:
+        with atomic_file(self.output / "recipe.yaml", "w") as file:
+            yaml.safe_dump(self.recipe.to_dict(), file, sort_keys=False, allow_unicode=True)
+        if self.start:
+            logger.info("going on after step %d of %d", self.start, self.total)
+            checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.model, self.optimizer)
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        logger.info(
+            "%s: %s trainable parameters on %s, %s queries, %d steps of %d, loss %s",
+            self.recipe.model.name, f"{trainable:,}", self.device, f"{self.plan.size:,}", self.total,
+            self.settings.batch_size, self.recipe.loss.name,
+        )  # fmt: skip
+        loss = self._loop()
+        draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
+        artifact = export(
+            self.model.eval(), self.renderer, self.recipe, self.output / "artifact",
+            record={"data": {self.recipe.data.path: self.identity["data"]}, "steps": self.total, "loss": loss},
+            texts=parity.sample_texts(self.dataset, self.recipe.data.split),
+        )  # fmt: skip
+        logger.info("artifact: %s", artifact.path)
+        return TrainResult(artifact, self.output, self.total, loss)
+
+    def _loop(self) -> float:
+        """All steps from the first that is missing; the mean loss of the last logged interval."""
+        settings, metrics = self.settings, MetricsLog(self.output / "metrics.jsonl", self.start)
+        feed = Feed(self.plan, self.renderer, self.recipe)
+        self.model.train()
+        interval = _Interval()
+        done_queries = self.start * settings.batch_size
+        with Progress(self.total * settings.batch_size, "train", "queries", done=done_queries) as progress:
+            for item in feed.batches(self.start, self.total):
+                done = item.batch.step + 1
+                interval.add(*self._step(item), item)
+                progress.add(settings.batch_size, f"step {done}, loss {interval.loss:.4f}")
+                # Sums are logged at fixed steps and saved steps begin a new one, so a resumed log has the same lines.
+                if done % settings.log_every == 0 or done % settings.save_every == 0 or done == self.total:
+                    row = interval.row(done, learning_rate(done - 1, self.total, settings))
+                    metrics.write(row)
+                    interval = _Interval(loss=row["loss"])
+                if done % settings.save_every == 0 or done == self.total:
+                    checkpoint.save(self.checkpoints, done, self.model, self.optimizer, self.identity)
+                    checkpoint.prune(self.checkpoints, settings.keep_checkpoints)
+        metrics.close()
+        return interval.loss if self.start < self.total else _last_loss(self.output / "metrics.jsonl")
+
+    def _step(self, item: TokenBatch) -> tuple[float, float]:
+        """One optimiser step: the loss and the norm of the gradient before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(item.batch.step, self.total, self.settings)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            queries = self.model.encode(item.query_ids, chunk_tokens=self.options.chunk_tokens)
+            documents = self.model.encode(item.document_ids, chunk_tokens=self.options.chunk_tokens)
+        loss = self.loss(
+            queries, documents,
+            positives=torch.from_numpy(item.batch.positives).to(self.device),
+            allowed=torch.from_numpy(item.batch.allowed).to(self.device),
+            temperature=self.recipe.loss.temperature,
+        )  # fmt: skip
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            ids = ", ".join(query.query_id for query in item.batch.queries[:8])
+            raise TrainingError(
+                f"step {item.batch.step + 1}: the loss is {value}; queries {ids}, … Lower train.learning_rate, or use "
+                "precision float32. The newest checkpoint is kept"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        return value, float(norm)
+
+
+class _Interval:
+    """Sums between two lines of the metrics log."""
+
+    def __init__(self, loss: float = math.nan) -> None:
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+        self._queries = self._tokens = 0
+        self._start, self._before = time.monotonic(), loss
+
+    def add(self, loss: float, norm: float, item: TokenBatch) -> None:
+        self._losses.append(loss)
+        self._norms.append(norm)
+        self._queries += len(item.batch.queries)
+        self._tokens += item.tokens
+
+    @property
+    def loss(self) -> float:
+        """The mean so far; that of the interval before where this one is empty."""
+        return sum(self._losses) / len(self._losses) if self._losses else self._before
+
+    def row(self, step: int, rate: float) -> dict[str, Any]:
+        seconds = time.monotonic() - self._start
+        return {
+            "step": step,
+            "loss": self.loss,
+            "grad_norm": sum(self._norms) / len(self._norms),
+            "learning_rate": rate,
+            "queries_per_second": round(self._queries / seconds, 3),
+            "tokens_per_second": round(self._tokens / seconds, 1),
+        }
+
+
+def _renderer(recipe: Recipe, base: Artifact) -> Renderer:
+    """Prompts and limit of the model to be; its one limit is the larger of the two that bound training."""
+    limit = max(recipe.model.query_max_length, recipe.model.document_max_length)
+    if limit > base.positions:
+        raise RecipeError(
+            f"model.document_max_length, model.query_max_length: found {limit}; expected at most {base.positions}, the "
+            f"positions of {base.name}"
+        )
+    return Renderer.from_artifact(
+        base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit
+    )
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings in which two runs differ, in words."""
+    old, new = before["recipe"], now["recipe"]
+    parts = [
+        f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in {**old, **new} if old.get(key) != new.get(key)
+    ]
+    parts += [f"the {key} differs" for key in ("data", "base") if before[key] != now[key]]
+    return "; ".join(parts)
+
+
+def _last_loss(metrics: Path) -> float:
+    from .metrics import read_metrics
+
+    return float(read_metrics(metrics)[-1]["loss"])

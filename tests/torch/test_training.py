@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import torch
+from teva_data.artifact import Artifact
+from teva_data.errors import ArtifactError, DataError, RecipeError, TevaError
+from teva_torch import checkpoint
+from teva_torch.metrics import read_metrics
+from teva_torch.training import TrainingError, train
+
+
+def _weights(artifact: Path) -> str:
+    return hashlib.sha256((artifact / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_run_learns_and_leaves_everything(recipe, tmp_path):
+    recipe["train"]["steps"] = 60
+    recipe["train"]["save_every"] = 25
+    result = train(recipe)
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[-1]["loss"] == result.loss
+    assert [row["step"] for row in rows if row["step"] % 2] == [25]
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000050", "step-00000060"]
+    assert (tmp_path / "run/loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert "artifact:" in (tmp_path / "run/train.log").read_text()
+    artifact = Artifact.load(tmp_path / "run/artifact")
+    # The larger of the two training limits serves both roles.
+    assert (artifact.pooling, artifact.normalize, artifact.max_length) == ("mean", True, 16)
+    record = artifact.teva
+    assert record["recipe"]["model"]["pooling"] == "mean"
+    assert set(record["parity"]) == {"teva-torch", "sentence-transformers"}
+    assert all(figure["max_difference"] < 1e-5 for figure in record["parity"].values())
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    # What is stored beside the model runs again.
+    assert train(yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())).artifact.path == artifact.path
+
+
+def test_two_runs_are_bit_equal_and_a_seed_changes_them(recipe, tmp_path):
+    digests = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        recipe["train"] |= {"output": str(tmp_path / name), "seed": seed}
+        digests.append(_weights(train(recipe).artifact.path))
+    assert digests[0] == digests[1] != digests[2]
+
+
+_CHILD = """
+import json, sys
+from teva_torch.training import train
+train(json.loads(sys.argv[1]))
+"""
+
+
+def test_killed_and_started_again_is_bit_equal(recipe, tmp_path):
+    recipe["train"] |= {"steps": 40, "save_every": 5, "output": str(tmp_path / "whole")}
+    expected = _weights(train(recipe).artifact.path)
+    recipe["train"]["output"] = str(tmp_path / "killed")
+    kills = 0
+    for after in (10, 25):  # killed in the first half and, once resumed, again in the second
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, json.dumps(recipe)], stderr=subprocess.DEVNULL, env=dict(os.environ)
+        )
+        metrics = tmp_path / "killed/metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and child.poll() is None:
+            if metrics.exists() and any(row["step"] >= after for row in read_metrics(metrics)):
+                break
+            time.sleep(0.002)
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+        child.wait()
+    assert kills == 2
+    assert not (tmp_path / "killed/artifact").exists()
+    assert checkpoint.latest(tmp_path / "killed/checkpoints") is not None
+    assert _weights(train(recipe).artifact.path) == expected
+    rows, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("killed", "whole"))
+    assert [(row["step"], row["loss"]) for row in rows] == [(row["step"], row["loss"]) for row in whole]
+
+
+def test_another_run_in_the_same_directory_is_refused(recipe, tmp_path):
+    train(recipe)
+    before = _weights(tmp_path / "run/artifact")
+    recipe["train"]["learning_rate"] = 5e-4
+    with pytest.raises(RecipeError, match=r"train\.learning_rate was 0\.001, is 0\.0005.*--overwrite"):
+        train(recipe)
+    assert _weights(tmp_path / "run/artifact") == before
+    assert _weights(train(recipe, overwrite=True).artifact.path) != before
+
+
+def test_changed_data_is_refused_on_resume(recipe, tiny_data, tmp_path):
+    import shutil
+
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    recipe["data"]["path"] = str(data)
+    train(recipe)
+    with (data / "train.jsonl").open("a") as file:
+        file.write('{"query_id": "new", "query_text": "red", "positive_document_ids": ["d1"]}\n')
+    with pytest.raises(RecipeError, match="the data differs"):
+        train(recipe)
+
+
+def test_a_damaged_checkpoint_is_named(recipe, tmp_path):
+    train(recipe)
+    newest = checkpoint.latest(tmp_path / "run/checkpoints")
+    file = newest / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(TevaError, match=r"optimizer\.safetensors: checksum .* damaged"):
+        train(recipe)
+
+
+def test_bfloat16_keeps_float32_weights(recipe, tmp_path):
+    recipe["train"]["precision"] = "bfloat16"
+    result = train(recipe)
+    from safetensors.torch import load_file
+
+    assert {value.dtype for value in load_file(result.artifact.path / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+def test_a_bare_backbone(recipe, bare_model, pooling):
+    recipe["model"]["name"] = str(bare_model)
+    with pytest.raises(RecipeError, match=r"model\.pooling"):
+        train(recipe)
+    recipe["model"] |= {"pooling": pooling, "normalize": True}
+    recipe["prompts"] = {"query": "the ", "document": "with "}
+    artifact = train(recipe).artifact
+    assert (artifact.pooling, artifact.prompts) == (pooling, {"query": "the ", "document": "with "})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(recipe):
+    recipe["train"] |= {"learning_rate": 1e30, "warmup_ratio": 0}
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf); queries q"):
+        train(recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"model": {"pooling": "meen"}}, RecipeError, "Did you mean 'mean'"),
+        ({"loss": {"name": "infonse"}}, RecipeError, "Did you mean 'infonce'"),
+        ({"model": {"document_max_length": 65}}, RecipeError, "at most 64"),
+        ({"torch": {"device": "tpu9"}}, TevaError, "device 'tpu9'"),
+        ({"torch": {"devize": "cpu"}}, RecipeError, "Did you mean 'device'"),
+        ({"data": {"split": "trian"}}, DataError, "train"),
+        ({"data": {"path": "/no/such"}}, DataError, "/no/such"),
+        ({"model": {"name": "/no/such"}}, ArtifactError, "/no/such"),
+    ],
+)
+def test_bad_settings_are_told_before_anything_is_loaded(recipe, change, error, words):
+    for section, values in change.items():
+        recipe[section] |= values
+    with pytest.raises(error, match=words):
+        train(recipe)
+
+
+def test_the_exported_model_must_give_the_trained_vectors(recipe, tmp_path, monkeypatch):
+    # A served model that is silently the base: save the untrained weights, as a lost adapter would.
+    from teva_torch import export
+
+    original = export._save_tokenizer
+
+    def spoil(tokenizer, directory):
+        original(tokenizer, directory)
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(directory / "model.safetensors")
+        torch.manual_seed(5)
+        save_file(
+            {k: torch.randn_like(v) for k, v in weights.items()}, directory / "model.safetensors", {"format": "pt"}
+        )
+
+    monkeypatch.setattr(export, "_save_tokenizer", spoil)
+    with pytest.raises(TevaError, match="gives other vectors for the exported model"):
+        train(recipe)
+    assert not (tmp_path / "run/artifact").exists()
+    assert checkpoint.latest(tmp_path / "run/checkpoints") is not None
+
+
+def test_prompts_come_from_the_recipe_the_card_or_the_model(recipe, tiny_data, tiny_model, tmp_path):
+    import shutil
+
+    from teva_data.dataset import Dataset
+    from teva_torch.recipe import read_recipe
+    from teva_torch.training import resolve
+
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    (data / "dataset.yaml").write_text('prompts:\n  query: "card: "\n')
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "config_sentence_transformers.json").write_text('{"prompts": {"query": "model: ", "document": "text: "}}')
+    artifact, dataset = Artifact.load(model), Dataset.open(data)
+    assert resolve(read_recipe(recipe), artifact, dataset).prompts.model_dump() == {
+        "query": "card: ",
+        "document": "text: ",
+    }
+    recipe["prompts"] = {"query": "", "document": "own: "}
+    assert resolve(read_recipe(recipe), artifact, dataset).prompts.model_dump() == {"query": "", "document": "own: "}
