@@ -1,0 +1,105 @@
+"""The command `teva-infer`: its verbs are thin skins over `teva_infer.encode` and `teva_infer.search`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from teva_data.commandline import run
+
+
+def encode(
+    model: str,
+    dataset: Path,
+    /,
+    *,
+    output: Path,
+    split: str | None = None,
+    engine: str = "torch",
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    vector_dtype: Literal["float32", "float16"] = "float32",
+    shard_size: int = 8192,
+    batch_tokens: int = 16384,
+    batch_rows: int = 1024,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Encode a dataset's corpus, or the queries of a split, into shards. A killed run goes on when started again.
+
+    Args:
+        model: a model directory (of teva or of sentence-transformers) or a hub id.
+        dataset: the dataset's directory.
+        output: the directory for the shards.
+        split: the split whose queries are encoded; without it, the corpus.
+        engine: the engine that encodes.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dtype: what the model computes in.
+        vector_dtype: how vectors are stored.
+        shard_size: rows of a shard; what a kill can cost.
+        batch_tokens: tokens of a batch, counted as rows times the longest row.
+        batch_rows: rows of a batch at most.
+        query_prompt: put before every query instead of the model's own.
+        document_prompt: put before every document instead of the model's own.
+        max_length: tokens, special ones included, instead of the model's own limit.
+        revision: commit, tag or branch on the hub.
+        token: the hub's access token; HF_TOKEN and the one that is logged in are found without it.
+        offline: use only what the hub's cache holds.
+        overwrite: remove other embeddings that lie in the output directory.
+    """
+    from .encoding import encode as run_encode
+
+    found = run_encode(
+        model, dataset, output, split=split, engine=engine, device=device, dtype=dtype, vector_dtype=vector_dtype,
+        shard_size=shard_size, batch_tokens=batch_tokens, batch_rows=batch_rows, query_prompt=query_prompt,
+        document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
+        overwrite=overwrite,
+    )  # fmt: skip
+    print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
+
+
+def search(
+    *,
+    queries: Path,
+    corpus: Path,
+    output: Path,
+    depth: int = 1000,
+    backend: Literal["exact", "faiss"] = "exact",
+    batch: int = 4096,
+    layout: Literal["tsv", "trec"] = "tsv",
+    exclude_self: bool = False,
+) -> None:
+    """Search a corpus's embeddings with queries' embeddings and write a run file.
+
+    Args:
+        queries: the directory of the queries' embeddings.
+        corpus: the directory of the corpus's embeddings.
+        output: the run file.
+        depth: documents for each query.
+        backend: exact is the reference; faiss uses flat FAISS indexes.
+        batch: queries that pass over the corpus together.
+        layout: tsv is "query_id docid score", trec has TREC's six columns.
+        exclude_self: leave out the document whose id is the query's.
+    """
+    from .searching import search as run_search
+
+    run_search(
+        queries, corpus, output, depth=depth, backend=backend, batch=batch, layout=layout, exclude_self=exclude_self
+    )
+    print(output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    return run(
+        "teva-infer",
+        "Encode queries and corpora with a dense retriever, and search them exactly.",
+        {"encode": encode, "search": search},
+        argv,
+    )

@@ -1,0 +1,242 @@
+"""A corpus or a split's queries to embedding shards on disk; killed and started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib.metadata
+import inspect
+import itertools
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from teva_data.dataset import Dataset
+from teva_data.embeddings import Embeddings, EmbeddingWriter
+from teva_data.errors import DataError, TevaError
+from teva_data.progress import Progress
+from teva_data.store import CorpusStore, QueryStore
+
+from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
+
+logger = logging.getLogger(__name__)
+
+SHARD_SIZE = 8192
+"""Rows of one shard by default: 24 MiB at 768 float32 numbers; what a kill can cost."""
+
+AHEAD = 2  # shards that are read and tokenised while another is encoded
+
+_VERSIONS = ("teva-infer", "teva-data", "teva-torch", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+
+
+def encode(
+    model: str | Path | Encoder,
+    dataset: str | Path | Dataset,
+    output: str | Path,
+    *,
+    split: str | None = None,
+    engine: str = "torch",
+    device: str = "auto",
+    dtype: str = "float32",
+    vector_dtype: Literal["float32", "float16"] = "float32",
+    shard_size: int = SHARD_SIZE,
+    batch_tokens: int = BATCH_TOKENS,
+    batch_rows: int = BATCH_ROWS,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+) -> Embeddings:
+    """Encode a dataset's corpus, or the queries of one of its splits, into a directory of shards.
+
+    A shard's bytes depend on nothing but its own rows and the settings. Started again after a kill, only the missing
+    shards are encoded; a directory that holds another job is refused. What happens is also written to ``encode.log``
+    in the directory.
+
+    Args:
+        model: a directory of teva's or of sentence-transformers', a hub id, or an `Encoder` that is loaded already
+            (engine, device, dtype, prompts, max_length, revision, token and offline are then its own).
+        dataset: a dataset's directory, or one that is open.
+        output: the directory for the shards and the manifest.
+        split: the split whose queries are encoded; the corpus where not given.
+        engine: the entry point of an engine.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        dtype: what the engine computes in: "float32", "bfloat16" or "float16".
+        vector_dtype: how vectors are stored: "float32" or "float16".
+        shard_size: rows of a shard.
+        batch_tokens: tokens of a batch, counted as rows times the longest row.
+        batch_rows: rows of a batch at most.
+        query_prompt: put before every query instead of the model's own; "" for none.
+        document_prompt: put before every document instead of the model's own; "" for none.
+        max_length: tokens, special ones included, instead of the model's own limit.
+        revision: commit, tag or branch on the hub.
+        token: the hub's access token; the one that is logged in where not given.
+        offline: use only what the hub's cache holds.
+        overwrite: remove embeddings of another job that lie in the directory.
+
+    Returns:
+        The finished embeddings, opened.
+
+    Raises:
+        DataError: bad data, a text without tokens, or a vector that is not finite; the id is named.
+        ArtifactError: the model cannot be read.
+        TevaError: the directory holds another job, or another process writes to it.
+    """
+    if shard_size < 1:
+        raise TevaError(f"shard_size starts at 1; found {shard_size}")
+    # The data first: a bad row is to be told before minutes of loading weights.
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    store = dataset.corpus if split is None else dataset.queries(split)
+    encoder = _loaded(
+        model, engine=engine, device=device, dtype=dtype, query_prompt=query_prompt, document_prompt=document_prompt,
+        max_length=max_length, revision=revision, token=token, offline=offline,
+    )  # fmt: skip
+    source = _Source(store, encoder)
+    info = {
+        "model": encoder.artifact.name, "revision": encoder.artifact.revision, "split": split, "device": device,
+        "batch_tokens": batch_tokens, "batch_rows": batch_rows, "versions": _versions(),
+    }  # fmt: skip
+    shards = [min(shard_size, len(source) - start) for start in range(0, len(source), shard_size)]
+    with (
+        _log_file(Path(output) / "encode.log"),
+        EmbeddingWriter(
+            output, job=source.job(), shards=shards, dim=encoder.dim, dtype=vector_dtype, info=info, overwrite=overwrite
+        ) as writer,
+    ):
+        _encode_shards(encoder, source, writer, shards, batch_tokens=batch_tokens, batch_rows=batch_rows)
+    return Embeddings.open(output, verify=False)
+
+
+class _Source:
+    """The rows of one corpus or split, as ids and token ids."""
+
+    def __init__(self, store: CorpusStore | QueryStore, encoder: Encoder) -> None:
+        self.role = "document" if isinstance(store, CorpusStore) else "query"
+        self._store, self._encoder = store, encoder
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def job(self) -> dict[str, Any]:
+        """What identifies this work."""
+        renderer, artifact = self._encoder.renderer, self._encoder.artifact
+        return {
+            "role": self.role,
+            "model_fingerprint": artifact.fingerprint,
+            "data_fingerprint": self._store.fingerprint,
+            "prompt": renderer.document_prompt if self.role == "document" else renderer.query_prompt,
+            "max_length": renderer.max_length,
+            "normalized": artifact.normalize,
+            "engine": self._encoder.engine_name,
+            "compute_dtype": self._encoder.dtype,
+        }
+
+    def tokens(self, start: int, stop: int) -> tuple[list[str], list[list[int]]]:
+        """The ids and token ids of rows ``start`` to ``stop``."""
+        renderer = self._encoder.renderer
+        if isinstance(self._store, CorpusStore):
+            documents = self._store.documents(start, stop)
+            ids = [document.docid for document in documents]
+            texts = [renderer.document(document.document_text, document.title or "") for document in documents]
+        else:
+            queries = self._store.queries(start, stop)
+            ids = [query.query_id for query in queries]
+            texts = [renderer.query(query.query_text, query.prompt) for query in queries]
+        token_ids = renderer.tokenize(texts)
+        for row, tokens in enumerate(token_ids):
+            if not tokens:
+                file, line = self._store.address(start + row)
+                raise DataError(
+                    f"the {self.role} {ids[row]!r} has no tokens", file=file, line=line, found=texts[row],
+                    expected="at least one token", hint="Give it some words, or leave it out",
+                )  # fmt: skip
+        return ids, token_ids
+
+
+def _encode_shards(
+    encoder: Encoder, source: _Source, writer: EmbeddingWriter, shards: Sequence[int], **batch: int
+) -> None:
+    missing = writer.missing()
+    starts = [0, *itertools.accumulate(shards)]
+    done = len(source) - sum(shards[shard] for shard in missing)
+    unit = "documents" if source.role == "document" else "queries"
+    logger.info(
+        "encode: %s %s, %d of %d shards to do; model %s, prompt %r, at most %d tokens",
+        f"{len(source):,}", unit, len(missing), len(shards), encoder.artifact.name, source.job()["prompt"],
+        encoder.renderer.max_length,
+    )  # fmt: skip
+    tokens, begin = 0, time.monotonic()
+    with Progress(len(source), "encode", unit, done=done) as progress:
+
+        def count(rows: int, seen: int) -> None:
+            nonlocal tokens
+            tokens += seen
+            progress.add(rows, f"{tokens / (time.monotonic() - begin):,.0f} tokens/s")
+
+        for shard, ids, token_ids in _ahead(source, [(shard, starts[shard], starts[shard + 1]) for shard in missing]):
+            vectors = encoder.encode_tokens(token_ids, **batch, on_batch=count)
+            writer.write(shard, ids, vectors)
+    logger.info("encode: %s tokens, %s tokens/s", f"{tokens:,}", f"{tokens / (time.monotonic() - begin):,.0f}")
+
+
+def _ahead(source: _Source, spans: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, list[str], list[list[int]]]]:
+    """Yield each shard's number, ids and token ids, made by one thread that is at most ``AHEAD`` shards in front."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="teva-tokenize")
+    waiting: collections.deque[Any] = collections.deque()
+    try:
+        for number in range(len(spans)):
+            for shard, start, stop in spans[number + len(waiting) : number + AHEAD]:
+                waiting.append((shard, pool.submit(source.tokens, start, stop)))
+            shard, future = waiting.popleft()
+            ids, token_ids = future.result()
+            yield shard, ids, token_ids
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _loaded(model: str | Path | Encoder, **options: Any) -> Encoder:
+    if not isinstance(model, Encoder):
+        return Encoder.load(model, **options)
+    defaults = inspect.signature(Encoder.load).parameters
+    given = [name for name, value in options.items() if value != defaults[name].default]
+    if given:
+        raise TevaError(f"{', '.join(given)}: the encoder is loaded already; give this to Encoder.load")
+    return model
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+@contextlib.contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Append what teva logs to a file, whatever the application's own logging shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    packages = [logging.getLogger(name) for name in ("teva_infer", "teva_data")]
+    levels = [package.level for package in packages]
+    for package in packages:
+        package.addHandler(handler)
+        if not package.isEnabledFor(logging.INFO):
+            package.setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException as error:
+        logger.error("encode: stopped by %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        for package, level in zip(packages, levels, strict=True):
+            package.removeHandler(handler)
+            package.setLevel(level)
+        handler.close()

@@ -1,0 +1,216 @@
+"""Exact search: every query against every document, memory bounded by a shard and a block of queries.
+
+The backend ``exact`` is the reference, and its scores are reproducible to the last bit: it rounds each vector to a grid
+of 2^-26 of its length and multiplies in float64, where every product and partial sum of such numbers is exact. No
+order of summation, block size, thread count or processor can change such a score, equal documents get equal scores,
+and it is nearer to the true inner product than a float32 product is (the largest error possible is
+sqrt(dim) * 2^-26 of the two lengths; 4e-7 at 768 dimensions, 1e-8 is usual).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from teva_data.embeddings import Embeddings
+from teva_data.errors import DataError, MissingExtraError, TevaError
+from teva_data.progress import Progress
+from teva_data.runs import Run, RunWriter
+
+from .topk import MAX_ROWS, TopK
+
+BATCH = 4096
+"""Queries that pass over the corpus together by default."""
+
+TILE = 2048  # corpus rows of one matrix product; with BATCH queries the scores take 96 MiB
+KEPT = 2**26  # hits kept at a time, 512 MiB: very deep searches take fewer queries together than asked for
+GRID_BITS = 26  # two factors of 26 bits and the sum's spare bit make the 53 of float64
+
+
+def search(
+    queries: Embeddings | str | Path,
+    corpus: Embeddings | str | Path,
+    output: str | Path | None = None,
+    *,
+    depth: int = 1000,
+    backend: Literal["exact", "faiss"] = "exact",
+    batch: int = BATCH,
+    layout: Literal["tsv", "trec"] = "tsv",
+    exclude_self: bool = False,
+) -> Run | Path:
+    """Find the documents with the greatest inner products for each query.
+
+    Hits are ordered by score (float32) descending, equal scores by corpus row ascending; with ``exact`` the result
+    depends on neither shard sizes nor ``batch``.
+
+    Args:
+        queries: embeddings, or their directory.
+        corpus: embeddings of the same model, or their directory.
+        output: the run file; without it the run is returned.
+        depth: documents for each query; all where the corpus has fewer.
+        backend: "exact" (numpy), or "faiss" (IndexFlatIP for each shard).
+        batch: queries that pass over the corpus together; more take memory, fewer read the corpus more often.
+        layout: of the run file: "tsv" (query_id, docid, score) or "trec" (six columns).
+        exclude_self: leave out the document whose id is the query's (for collections whose queries are documents).
+
+    Returns:
+        For each query_id its (docid, score) pairs, best first, as `teva_data.runs.read_run` gives them (but for the
+        order of equal scores); or ``output``'s path.
+
+    Raises:
+        DataError: damaged or unfinished embeddings.
+        TevaError: the two sides come from different models, or have other dimensions.
+        MissingExtraError: FAISS is not installed.
+    """
+    queries, corpus = _opened(queries), _opened(corpus)
+    _check_pair(queries, corpus)
+    if depth < 1 or batch < 1:
+        raise TevaError(f"depth and batch start at 1; found {depth} and {batch}")
+    if backend not in BACKENDS:
+        raise TevaError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    hits = _hits(queries, corpus, depth, BACKENDS[backend], batch, exclude_self)
+    if output is None:
+        return {query_id: list(zip(docids, scores, strict=True)) for query_id, docids, scores in hits}
+    with RunWriter(Path(output), layout=layout) as run:
+        for query_id, docids, scores in hits:
+            run.write(query_id, docids, scores)
+    return Path(output)
+
+
+def _hits(
+    queries: Embeddings,
+    corpus: Embeddings,
+    depth: int,
+    scan: Callable[..., Iterator[int]],
+    batch: int,
+    exclude_self: bool,
+) -> Iterator[tuple[str, list[str], list[float]]]:
+    """Yield each query's id with its documents and scores, best first."""
+    # One more than asked for, since one may be the query itself.
+    kept = min(depth + exclude_self, len(corpus))
+    batch = max(1, min(batch, KEPT // kept))
+    blocks = -(-len(queries) // batch)
+    with Progress(blocks * len(corpus), "search", "documents") as progress:
+        for query_ids, vectors in _query_blocks(queries, batch):
+            best = TopK(len(vectors), kept)
+            for done in scan(vectors, corpus, best):
+                progress.add(done)
+            scores, rows, filled = best.best()
+            docids = corpus.take_ids(np.where(filled, rows, 0))
+            for row, query_id in enumerate(query_ids):
+                keep = filled[row]
+                if exclude_self:
+                    keep &= docids[row] != query_id
+                yield query_id, docids[row][keep][:depth].tolist(), scores[row][keep][:depth].tolist()
+
+
+def _query_blocks(queries: Embeddings, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield blocks of ``batch`` queries (the last one smaller), whatever the shards: ids and float32 vectors."""
+    ids: list[str] = []
+    parts: list[np.ndarray] = []
+    for shard_ids, shard in queries.shards():
+        start = 0
+        while start < len(shard):
+            stop = min(len(shard), start + batch - len(ids))
+            ids += shard_ids[start:stop]
+            parts.append(shard[start:stop].astype(np.float32))
+            start = stop
+            if len(ids) == batch:
+                yield ids, np.concatenate(parts)
+                ids, parts = [], []
+    if ids:
+        yield ids, np.concatenate(parts)
+
+
+def _scan_exact(queries: np.ndarray, corpus: Embeddings, best: TopK) -> Iterator[int]:
+    """Score all documents for a block of queries, float32 [Q, dim]; yields the rows done, bit by bit."""
+    left = on_grid(queries)
+    scores = np.empty((len(queries), TILE))
+    first = 0
+    for shard in corpus.vectors():
+        for start in range(0, len(shard), TILE):
+            right = on_grid(shard[start : start + TILE])
+            tile = np.matmul(left, right.T, out=scores[:, : len(right)] if len(right) == TILE else None)
+            with np.errstate(over="ignore"):
+                narrow = tile.astype(np.float32)
+            if not np.isfinite(narrow).all():
+                raise DataError("scores too large for float32", file=corpus.directory, field="vector",
+                                hint="These vectors are too long for inner products; normalise them")  # fmt: skip
+            best.add_block(narrow, first)
+            first += len(right)
+            yield len(right)
+
+
+def _scan_faiss(queries: np.ndarray, corpus: Embeddings, best: TopK) -> Iterator[int]:
+    """As `_scan_exact`, with one flat FAISS index for each shard."""
+    faiss = _faiss()
+    first = 0
+    for shard in corpus.vectors():
+        index = faiss.IndexFlatIP(corpus.dim)
+        index.add(np.ascontiguousarray(shard, dtype=np.float32))
+        # FAISS answers with row -1 where there are fewer documents than asked for.
+        scores, rows = index.search(queries, min(best.depth, len(shard)))
+        best.add_hits(scores, rows + first)
+        first += len(shard)
+        yield len(shard)
+
+
+BACKENDS: dict[str, Callable[..., Iterator[int]]] = {"exact": _scan_exact, "faiss": _scan_faiss}
+
+
+def on_grid(vectors: np.ndarray) -> np.ndarray:
+    """Vectors as float64, each rounded to a multiple of 2^-26 of the power of two at its length.
+
+    Inner products of such vectors are exact in float64: a number has at most 27 bits, and by Cauchy and Schwarz no
+    partial sum of products exceeds 2^53 units of the product's grid.
+
+    Args:
+        vectors: float16 or float32 [N, dim].
+    """
+    numbers: np.ndarray = np.square(vectors, dtype=np.float64)
+    lengths = np.sqrt(numbers.sum(axis=1))
+    # A vector normalised in float32 or float16 may be a little longer than 1; it is to count as 1.
+    exponents = np.frexp(lengths * (1 - 2.0**-10))[1]
+    np.multiply(vectors, np.ldexp(1.0, GRID_BITS - exponents)[:, None], out=numbers)
+    np.rint(numbers, out=numbers)
+    numbers *= np.ldexp(1.0, exponents - GRID_BITS)[:, None]
+    return numbers
+
+
+def _faiss() -> Any:
+    # While it is imported, FAISS tells of every build of its library that it does not find.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError("the backend 'faiss'", "teva-infer[faiss]") from error
+    return faiss
+
+
+def _opened(embeddings: Embeddings | str | Path) -> Embeddings:
+    return embeddings if isinstance(embeddings, Embeddings) else Embeddings.open(embeddings)
+
+
+def _check_pair(queries: Embeddings, corpus: Embeddings) -> None:
+    """Refuse sides whose inner products would mean nothing."""
+    for side in (queries, corpus):
+        if not len(side):
+            raise DataError("no vectors to search", file=side.directory)
+    if len(corpus) > MAX_ROWS:
+        raise TevaError(f"{corpus.directory}: {len(corpus):,} documents; search takes at most {MAX_ROWS:,}")
+    if (queries.role, corpus.role) == ("document", "query"):
+        raise TevaError(f"{queries.directory} holds documents and {corpus.directory} queries; are they exchanged?")
+    for name, left, right in (
+        ("dim", queries.dim, corpus.dim),
+        ("model_fingerprint", *(side.manifest["job"].get("model_fingerprint") for side in (queries, corpus))),
+        ("normalized", queries.normalized, corpus.normalized),
+    ):
+        if left != right:
+            raise TevaError(
+                f"queries and corpus do not belong together: {name} is {left!r} in {queries.directory} and {right!r} "
+                f"in {corpus.directory}. Encode both with the same model"
+            )
