@@ -1,0 +1,1 @@
+"""Measurements that teva's statements rest on: ``python -m benchmarks.claims`` runs them."""
