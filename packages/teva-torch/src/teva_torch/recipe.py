@@ -18,8 +18,8 @@ class TorchSection(Section):
 
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps")
     attention: str = Field("sdpa", description="transformers' attn_implementation: sdpa, eager, flash_attention_2")
-    chunk_tokens: int = Field(
-        16384, ge=1, description="tokens, padding included, of one forward pass; texts of like length go together"
+    chunk_tokens: int | None = Field(
+        None, ge=1, description="tokens, padding included, of one forward pass; empty: 1024 on cpu, 16384 elsewhere"
     )
     parity_cosine: float = Field(
         0.9999, gt=0, le=1, description="the export fails where a vector's cosine with a reloaded one is below this"

@@ -158,6 +158,8 @@ class _Run:
         self.identity = {"recipe": recipe.deciding(), "data": self.plan.fingerprint, "base": base.fingerprint}
         self.start = self._where_to_start(overwrite)
         self.device = choose_device(self.options.device)
+        # Texts of like length go together: small passes hold little padding, large ones keep a GPU busy.
+        self.chunk_tokens = self.options.chunk_tokens or (1024 if self.device.type == "cpu" else 16384)
         torch.manual_seed(self.settings.seed)
         self.model = Retriever.load(
             base, pooling=recipe.model.pooling, normalize=recipe.model.normalize,
@@ -232,8 +234,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(item.batch.step, self.total, self.settings)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            queries = self.model.encode(item.query_ids, chunk_tokens=self.options.chunk_tokens)
-            documents = self.model.encode(item.document_ids, chunk_tokens=self.options.chunk_tokens)
+            queries = self.model.encode(item.query_ids, chunk_tokens=self.chunk_tokens)
+            documents = self.model.encode(item.document_ids, chunk_tokens=self.chunk_tokens)
         loss = self.loss(
             queries, documents,
             positives=torch.from_numpy(item.batch.positives).to(self.device),
