@@ -72,6 +72,12 @@ def bare_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 of 2 layers as a bare backbone; its tokenizer appends EOS and pads on the left."""
+    return make_tiny_qwen3(tmp_path_factory.mktemp("tiny-qwen3"))
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 queries and 60 documents of made-up words, with listed negatives and a test split."""
     directory = tmp_path_factory.mktemp("tiny-data")
@@ -113,6 +119,29 @@ def make_tiny_bert(directory: Path, *, layout: bool = True) -> Path:
             directory, pooling="mean", normalize=True, dim=32, max_length=48,
             prompts={"query": "", "document": ""}, teva={}, card="",
         )  # fmt: skip
+    return directory
+
+
+def make_tiny_qwen3(directory: Path) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    import torch
+
+    vocabulary = {word: number for number, word in enumerate(["<unk>", "<pad>", "<eos>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 2)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>", padding_side="left",
+        model_max_length=64,
+    ).save_pretrained(directory)  # fmt: skip
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, intermediate_size=64, max_position_embeddings=64, pad_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    Qwen3Model(config).save_pretrained(directory)
     return directory
 
 

@@ -45,9 +45,19 @@ def test_prompts_that_the_model_stores(model):
     assert Artifact.load(model).prompts == {"query": "Q: ", "document": "D: "}
 
 
-def test_prompts_of_the_card(model):
+def test_prompts_of_the_card(model, monkeypatch, tmp_path):
+    # A fine-tune of E5 is another model: it may have been trained without prompts.
     _edit(model / "config.json", _name_or_path="intfloat/e5-base-v2")
-    assert Artifact.load(model).prompts == {"query": "query: ", "document": "passage: "}
+    (model / "config_sentence_transformers.json").unlink()
+    assert Artifact.load(model).prompts == {"query": "", "document": ""}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "intfloat").mkdir()
+    model.rename(tmp_path / "intfloat/e5-base-v2")
+    assert Artifact.load("intfloat/e5-base-v2").prompts == {"query": "query: ", "document": "passage: "}
+    # Prompts that are stored win, empty ones too.
+    stored = tmp_path / "intfloat/e5-base-v2/config_sentence_transformers.json"
+    stored.write_text('{"prompts": {"query": "", "document": ""}}')
+    assert Artifact.load("intfloat/e5-base-v2").prompts == {"query": "", "document": ""}
     assert known_prompts("BAAI/bge-small-en-v1.5")["query"].startswith("Represent this sentence")
     assert known_prompts("nobody/knows") is None
 
@@ -71,6 +81,18 @@ def test_prompts_of_the_card(model):
             ),
             ["modules.json", "Dense"],
         ),
+        (
+            lambda m: (m / "modules.json").write_text(json.dumps([{"type": "x.Transformer", "path": "0_Transformer"}])),
+            ["modules.json", "'0_Transformer'"],
+        ),
+        (
+            lambda m: _edit(m / "sentence_bert_config.json", query_length=8),
+            ["sentence_bert_config.json", "query_length"],
+        ),
+        (lambda m: _edit(m / "sentence_bert_config.json", processor_kwargs={"strip": True}), ["'strip': True"]),
+        (lambda m: _edit(m / "sentence_bert_config.json", modality_config={"message": {}}), ["modality_config"]),
+        (lambda m: _edit(m / "config_sentence_transformers.json", truncate_dim=16), ["truncate_dim"]),
+        (lambda m: (m / "teva.json").write_text('{"schema": "9"}'), ["teva.json", "found '9'", "expected '1'"]),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(model, break_it, words):
@@ -110,10 +132,27 @@ def test_a_hub_model_from_the_cache(tiny_model, tmp_path, monkeypatch):
         Artifact.load("owner/tiny", revision="b" * 40, offline=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sentence_roberta_config.json", {"max_seq_length": 20}),
+        ("sentence_bert_config.json", {"processor_kwargs": {"model_max_length": 20}}),
+    ],
+)
+def test_limits_where_sentence_transformers_keeps_them(model, name, content):
+    (model / "sentence_bert_config.json").unlink()
+    (model / name).write_text(json.dumps(content))
+    assert Artifact.load(model).max_length == 20
+
+
 def test_the_fingerprint_follows_the_weights_and_not_the_card(model):
     before = Artifact.load(model).fingerprint
     (model / "README.md").write_text("another card")
     (model / "teva.json").write_text('{"note": 1}')
+    assert Artifact.load(model).fingerprint == before
+    (model / "onnx").mkdir()
+    (model / "onnx/config.json").write_text("{}")
+    (model / "pytorch_model.bin").write_bytes(b"x")
     assert Artifact.load(model).fingerprint == before
     weights = bytearray((model / "model.safetensors").read_bytes())
     weights[-1] ^= 1

@@ -90,9 +90,17 @@ def test_no_such_file(tmp_path):
 
 
 def test_overrides(recipe_file):
-    words = ["--train.steps", "7", "--loss.temperature=0.5", "--prompts.query", "'query: '"]
+    words = ["--train.steps", "7", "--loss.temperature=0.5", "--prompts.query", "query: "]
     recipe = load_recipe(recipe_file(GOOD), words)
     assert (recipe.train.steps, recipe.loss.temperature, recipe.prompts.query) == (7, 0.5, "query: ")
+    # As typed, whatever YAML would make of it.
+    for text in ("", "# ", "[doc] ", "Instruct: a\nQuery:", "5e1"):
+        assert load_recipe(recipe_file(GOOD), ["--prompts.query", text]).prompts.query == text
+    assert load_recipe(recipe_file(GOOD), ["--model.revision", "1234567"]).model.revision == "1234567"
+    assert load_recipe(recipe_file(GOOD), ["--prompts.query", "null"]).prompts.query is None
+    assert load_recipe(recipe_file(GOOD), ["--train.learning_rate", "3e-4"]).train.learning_rate == 3e-4
+    with pytest.raises(RecipeError, match=r"--train\.steps: train\.steps: .*integer.*'many'"):
+        load_recipe(recipe_file(GOOD), ["--train.steps", "many"])
     with pytest.raises(RecipeError, match=r"--train\.setps: train\.setps: unknown key\. Did you mean 'steps'"):
         load_recipe(recipe_file(GOOD), ["--train.setps", "7"])
     for words in (["train.steps", "7"], ["--train.steps"], ["--steps", "7"]):
@@ -114,5 +122,6 @@ def test_an_owner_checks_its_section(recipe_file):
 
 def test_what_decides_the_weights(recipe_file):
     base = load_recipe(recipe_file(GOOD))
-    assert load_recipe(recipe_file(GOOD), {"train.output": "elsewhere"}).fingerprint == base.fingerprint
+    for key in ("train.output", "data.path", "model.name", "torch.parity_cosine"):
+        assert load_recipe(recipe_file(GOOD), {key: "elsewhere"}).fingerprint == base.fingerprint
     assert load_recipe(recipe_file(GOOD), {"train.seed": 43}).fingerprint != base.fingerprint

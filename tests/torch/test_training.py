@@ -14,6 +14,7 @@ import yaml
 
 import torch
 from teva_data.artifact import Artifact
+from teva_data.dataset import Dataset
 from teva_data.errors import ArtifactError, DataError, RecipeError, TevaError
 from teva_torch import checkpoint
 from teva_torch.metrics import read_metrics
@@ -42,7 +43,9 @@ def test_a_run_learns_and_leaves_everything(recipe, tmp_path):
     assert record["recipe"]["model"]["pooling"] == "mean"
     assert set(record["parity"]) == {"teva-torch", "sentence-transformers"}
     assert all(figure["max_difference"] < 1e-5 for figure in record["parity"].values())
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert torch.__version__.startswith(record["versions"]["torch"])
+    assert record["data"]["fingerprint"] == Dataset.open(recipe["data"]["path"]).fingerprint("train")
+    assert record["base"]["fingerprint"] == Artifact.load(recipe["model"]["name"]).fingerprint
     # What is stored beside the model runs again.
     assert train(yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())).artifact.path == artifact.path
 
@@ -107,7 +110,7 @@ def test_changed_data_is_refused_on_resume(recipe, tiny_data, tmp_path):
     train(recipe)
     with (data / "train.jsonl").open("a") as file:
         file.write('{"query_id": "new", "query_text": "red", "positive_document_ids": ["d1"]}\n')
-    with pytest.raises(RecipeError, match="the data differs"):
+    with pytest.raises(RecipeError, match="the data differ"):
         train(recipe)
 
 
@@ -160,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(recipe):
         ({"model": {"name": "/no/such"}}, ArtifactError, "/no/such"),
     ],
 )
-def test_bad_settings_are_told_before_anything_is_loaded(recipe, change, error, words):
+def test_bad_settings_are_told(recipe, change, error, words):
     for section, values in change.items():
         recipe[section] |= values
     with pytest.raises(error, match=words):
@@ -193,7 +196,6 @@ def test_the_exported_model_must_give_the_trained_vectors(recipe, tmp_path, monk
 def test_prompts_come_from_the_recipe_the_card_or_the_model(recipe, tiny_data, tiny_model, tmp_path):
     import shutil
 
-    from teva_data.dataset import Dataset
     from teva_torch.recipe import read_recipe
     from teva_torch.training import resolve
 
@@ -208,3 +210,112 @@ def test_prompts_come_from_the_recipe_the_card_or_the_model(recipe, tiny_data, t
     }
     recipe["prompts"] = {"query": "", "document": "own: "}
     assert resolve(read_recipe(recipe), artifact, dataset).prompts.model_dump() == {"query": "", "document": "own: "}
+
+
+def test_nothing_is_removed_before_everything_has_loaded(recipe, tmp_path):
+    train(recipe)
+    before = _weights(tmp_path / "run/artifact")
+    for section, values in (("torch", {"device": "tpu9"}), ("model", {"pooling": "meen"}), ("loss", {"name": "none"})):
+        with pytest.raises(TevaError):
+            train({**recipe, section: {**recipe[section], **values}}, overwrite=True)
+    assert _weights(tmp_path / "run/artifact") == before
+    assert checkpoint.latest(tmp_path / "run/checkpoints") is not None
+
+
+def test_a_finished_model_without_checkpoints_is_not_replaced(recipe, tmp_path):
+    import shutil
+
+    train(recipe)
+    before = _weights(tmp_path / "run/artifact")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    with pytest.raises(RecipeError, match="finished model of this recipe and no checkpoint"):
+        train(recipe)
+    with pytest.raises(RecipeError, match=r"another run \(train\.seed was 42, is 1"):
+        train(recipe, {"train.seed": 1})
+    assert _weights(tmp_path / "run/artifact") == before
+
+
+def test_what_does_not_decide_the_weights_does_not_stop_a_resume(recipe, tiny_data, tiny_model, tmp_path):
+    import shutil
+
+    whole = _weights(train(recipe).artifact.path)
+    shutil.rmtree(tmp_path / "run/artifact")
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000012")
+    moved = {
+        "data.path": str(shutil.copytree(tiny_data, tmp_path / "moved-data")),
+        "model.name": str(shutil.copytree(tiny_model, tmp_path / "moved-model")),
+        "torch.parity_cosine": 0.9,
+    }
+    assert _weights(train(recipe, moved).artifact.path) == whole
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(recipe):
+    recipe["prompts"] = {"query": "the a of to in is "}
+    with pytest.raises(RecipeError, match=r"model\.query_max_length: found 8; expected more than the 8 tokens"):
+        train(recipe)
+
+
+def test_two_trainings_in_one_directory(recipe, tmp_path):
+    from teva_data.files import lock_directory
+
+    (tmp_path / "run").mkdir()
+    with (
+        lock_directory(tmp_path / "run", "training"),
+        pytest.raises(TevaError, match=f"process {os.getpid()} is training here"),
+    ):
+        train(recipe)
+
+
+def test_what_a_kill_left_is_removed(recipe, tmp_path):
+    leftovers = [tmp_path / "run/checkpoints/.step-00000004.x.tmp", tmp_path / "run/.artifact.x.tmp"]
+    for leftover in leftovers:
+        leftover.mkdir(parents=True)
+        (leftover / "model.safetensors").write_bytes(b"half")
+    train(recipe)
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(recipe, tmp_path, monkeypatch):
+    from teva_torch.model import Retriever
+
+    original, models = Retriever.load.__func__, []
+
+    def load(cls, *args, **kwargs):
+        model = original(cls, *args, **kwargs)
+        # The loss is as it was; one gradient on the way back is not.
+        model.backbone.embeddings.word_embeddings.weight.register_hook(lambda gradient: gradient * float("inf"))
+        models.append((model, {name: value.clone() for name, value in model.state_dict().items()}))
+        return model
+
+    monkeypatch.setattr(Retriever, "load", classmethod(load))
+    with pytest.raises(TrainingError, match="step 1: the norm of the gradient is nan"):
+        train(recipe)
+    model, before = models[0]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_gate_refuses_nan():
+    import numpy as np
+
+    from teva_torch.parity import compare
+
+    figure = compare(np.array([[1.0, 0.0], [np.nan, 1.0]]), np.eye(2))
+    assert not figure["min_cosine"] >= 0.5
+
+
+def test_a_lower_casing_model_stays_one(recipe, tiny_model, tmp_path):
+    import shutil
+
+    model = shutil.copytree(tiny_model, tmp_path / "lower")
+    (model / "sentence_bert_config.json").write_text('{"max_seq_length": 48, "do_lower_case": true}')
+    recipe["model"]["name"] = str(model)
+    assert train(recipe).artifact.lowercase
+
+
+def test_a_decoder_with_last_token_pooling(recipe, tiny_decoder):
+    # EOS stands in the tokenizer's post-processor; it pads on the left, we on the right.
+    recipe["model"] |= {"name": str(tiny_decoder), "pooling": "last", "normalize": True}
+    recipe["prompts"] = {"query": "the "}
+    result = train(recipe)
+    assert result.artifact.pooling == "last"
+    assert result.artifact.teva["parity"]["sentence-transformers"]["max_difference"] < 1e-5

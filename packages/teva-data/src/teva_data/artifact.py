@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,17 @@ from .errors import ArtifactError
 from .files import checksum, fingerprint, write_json
 from .hub import fetch
 from .known_prompts import known_prompts
+from .schema import SCHEMA
+
+logger = logging.getLogger(__name__)
 
 ROLES = ("query", "document")
 TEVA_FILE = "teva.json"
+# The names under which sentence-transformers has kept the limit of length over the years.
+_TRANSFORMER_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 # sentence-transformers' names for what teva calls cls, mean and last, in the newer key and in the older booleans.
 _ST_POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
@@ -73,19 +82,20 @@ class Artifact:
             ArtifactError: no such model; a file is missing or broken; modules that teva cannot reproduce.
         """
         path = fetch(name_or_path, revision=revision, token=token, offline=offline)
+        pooling, normalize, dim = _read_modules(path)
         config = _read_json(path / "config.json")
         if not any((path / name).is_file() for name in _TOKENIZER_FILES):
             raise ArtifactError(
                 f"{path}: no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}. "
                 "Copy the tokenizer's files of the model it was made from into the directory"
             )
-        pooling, normalize, dim = _read_modules(path)
-        limits = _read_json(path / "sentence_bert_config.json", missing={})
-        stored = _read_json(path / "config_sentence_transformers.json", missing={}).get("prompts") or {}
-        name = str(name_or_path)
-        prompts = {role: stored.get(role) or "" for role in ROLES}
-        if not any(prompts.values()):
-            prompts = known_prompts(name, config.get("_name_or_path")) or prompts
+        name, record = str(name_or_path), _read_json(path / TEVA_FILE, missing={})
+        if record.get("schema", SCHEMA["artifact"]) != SCHEMA["artifact"]:
+            raise ArtifactError(
+                f"{path / TEVA_FILE}: field 'schema': found {record['schema']!r}; expected {SCHEMA['artifact']!r}. Use "
+                "the version of teva that wrote it"
+            )
+        max_length, lowercase = _read_limits(path)
         return cls(
             path=path,
             name=name,
@@ -94,27 +104,36 @@ class Artifact:
             pooling=pooling,
             normalize=normalize,
             dim=dim or _hidden_size(path, config),
-            max_length=limits.get("max_seq_length") or _model_limit(path, config),
-            prompts=prompts,
-            lowercase=bool(limits.get("do_lower_case")),
+            max_length=max_length or _model_limit(path, config),
+            prompts=_read_prompts(path, name),
+            lowercase=lowercase,
         )
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Name of what decides the vectors: checksums of weights, tokenizer and configuration (not the card)."""
-        files = sorted(
-            file
-            for file in self.path.rglob("*")
-            if file.is_file()
-            and (file.suffix in {".safetensors", ".bin", ".json", ".txt", ".model"})
-            and not (file.name == TEVA_FILE or any(part.startswith(".") for part in file.relative_to(self.path).parts))
-        )
-        return fingerprint({str(file.relative_to(self.path)): checksum(file) for file in files})
+        # Exports for other runtimes lie in other folders, and may be fetched later: they decide nothing here.
+        files = [*self.path.glob("*"), *self.path.glob("[0-9]_*/*")]
+        kinds = {".json", ".txt", ".model", ".safetensors"}
+        if not any(file.suffix == ".safetensors" for file in files):
+            kinds.add(".bin")
+        deciding = {
+            str(file.relative_to(self.path)): file
+            for file in files
+            if file.suffix in kinds and file.name != TEVA_FILE and file.is_file()
+        }
+        return fingerprint({name: checksum(deciding[name]) for name in sorted(deciding)})
 
     @functools.cached_property
     def positions(self) -> int:
         """Tokens of the longest input that the backbone can take at all."""
         return _model_limit(self.path, _read_json(self.path / "config.json"))
+
+    @functools.cached_property
+    def is_decoder(self) -> bool:
+        """Whether the backbone reads from left to right, so that only the last token has seen the whole text."""
+        names = _read_json(self.path / "config.json").get("architectures") or []
+        return any("CausalLM" in name for name in names)
 
     @functools.cached_property
     def teva(self) -> dict[str, Any]:
@@ -133,6 +152,7 @@ def write_layout(
     prompts: dict[str, str],
     teva: dict[str, Any],
     card: str,
+    lowercase: bool = False,
 ) -> None:
     """Write what stands beside ``config.json``, the weights and the tokenizer in a teva artifact.
 
@@ -148,6 +168,7 @@ def write_layout(
         prompts: ``query`` and ``document``.
         teva: the record for ``teva.json``.
         card: the model card, Markdown with its YAML header.
+        lowercase: whether readers lower-case the text first.
     """
     types = ["Transformer", "Pooling", "Normalize"][: 3 if normalize else 2]
     write_json(
@@ -180,7 +201,7 @@ def write_layout(
     )
     if normalize:
         write_json(directory / "2_Normalize" / "config.json", {})
-    write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": lowercase})
     write_json(
         directory / "config_sentence_transformers.json",
         {
@@ -200,6 +221,11 @@ def _read_modules(path: Path) -> tuple[str | None, bool, int | None]:
     modules = _read_json(path / "modules.json", missing=None)
     if modules is None:
         return None, False, None
+    if modules and modules[0].get("path"):
+        raise ArtifactError(
+            f"{path / 'modules.json'}: found the transformer in {modules[0]['path']!r}; expected it in the directory "
+            "itself, as sentence-transformers has written it since 2.0. Save the model again with it"
+        )
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ArtifactError(
@@ -222,6 +248,37 @@ def _read_modules(path: Path) -> tuple[str | None, bool, int | None]:
             "as vLLM and text-embeddings-inference do: use sentence-transformers for this model"
         )
     return chosen[0], "Normalize" in kinds, config.get("word_embedding_dimension") or config.get("embedding_dimension")
+
+
+def _read_limits(path: Path) -> tuple[int | None, bool]:
+    """Limit of length and lower-casing; refuses what changes vectors and is not understood."""
+    file = next((path / name for name in _TRANSFORMER_FILES if (path / name).is_file()), None)
+    limits: dict[str, Any] = {} if file is None else _read_json(file)
+    processor = limits.get("processor_kwargs") or limits.get("tokenizer_args") or {}
+    found = {key: limits[key] for key in ("query_length", "document_length", "query_expansion", "processing_kwargs")
+             if limits.get(key)}  # fmt: skip
+    found |= {key: value for key, value in processor.items() if key != "model_max_length"}
+    if "message" in (limits.get("modality_config") or {}):
+        found["modality_config"] = "message"
+    general = path / "config_sentence_transformers.json"
+    if truncate := _read_json(general, missing={}).get("truncate_dim"):
+        file, found["truncate_dim"] = general, truncate
+    if found:
+        raise ArtifactError(
+            f"{file}: found {found}, which change the vectors in a way that teva does not reproduce. Use "
+            "sentence-transformers for this model, or take them out"
+        )
+    return limits.get("max_seq_length") or processor.get("model_max_length"), bool(limits.get("do_lower_case"))
+
+
+def _read_prompts(path: Path, name: str) -> dict[str, str]:
+    """Prompts as stored; those of the model's card where it is known to need some and stores none."""
+    stored = _read_json(path / "config_sentence_transformers.json", missing={}).get("prompts") or {}
+    if unused := {key: text for key, text in stored.items() if text and key not in ROLES}:
+        logger.info("%s: prompts that teva leaves unused: %s", path, unused)
+    if not stored.keys() & set(ROLES) and (known := known_prompts(name)):
+        return known
+    return {role: stored.get(role) or "" for role in ROLES}
 
 
 def _read_json(file: Path, **default: Any) -> Any:
@@ -253,5 +310,8 @@ def _model_limit(path: Path, config: dict[str, Any]) -> int:
     # Tokenizers without a limit say so with 1e30.
     real = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]
     if not real:
-        raise ArtifactError(f"{path}: no limit of length in tokenizer_config.json or config.json. Set model.max_length")
+        raise ArtifactError(
+            f"{path}: no limit of length in tokenizer_config.json or config.json. Set max_seq_length in "
+            "sentence_bert_config.json"
+        )
     return min(real)

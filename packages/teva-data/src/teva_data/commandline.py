@@ -38,8 +38,8 @@ def run(
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"{package} {importlib.metadata.version(package)}")
         return 0
-    logging.basicConfig(level=os.environ.get("TEVA_LOG", "INFO"), format="%(message)s", stream=sys.stderr)
     try:
+        _show_logs(os.environ.get("TEVA_LOG", "INFO"))
         status = tyro.extras.subcommand_cli_from_dict(
             dict(verbs),
             prog=package,
@@ -61,3 +61,12 @@ def run(
     except KeyboardInterrupt:
         print(f"{package}: stopped", file=sys.stderr)
         return 130
+
+
+def _show_logs(level: str) -> None:
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise TevaError(f"TEVA_LOG: found {level!r}; expected DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(level=level.upper(), format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        # A log file may lower a package's own level; what is shown here stays what was asked for.
+        handler.setLevel(level.upper())

@@ -14,11 +14,9 @@ had renamed but not yet entered into the manifest is recognised and kept.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +27,7 @@ import pyarrow as pa
 import xxhash
 
 from .errors import DataError, TevaError, shorten
-from .files import atomic_file, checksum, fingerprint, write_json
+from .files import atomic_file, checksum, fingerprint, lock_directory, write_json
 from .schema import SCHEMA
 
 logger = logging.getLogger(__name__)
@@ -86,7 +84,7 @@ class EmbeddingWriter:
         self.fingerprint = fingerprint(VERSION, self._job)
         self._done: dict[int, dict[str, Any]] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.directory)
+        self._lock = lock_directory(self.directory, "writing embeddings")
         try:
             self._start(overwrite)
         except BaseException:
@@ -399,22 +397,3 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise DataError("incomplete", file=path, field="shards", found=shards,
                         expected="file, rows, bytes, checksum of each", hint=overwrite)  # fmt: skip
     return dict(manifest)
-
-
-def _lock(directory: Path) -> IO[str]:
-    """Lock a directory for this process; the system gives it free when the process ends, however it ends."""
-    file = (directory / ".lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip()
-        file.close()
-        raise TevaError(
-            f"{directory}: process {owner or 'unknown'} is writing embeddings here. Wait for it, or use another "
-            "directory"
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file

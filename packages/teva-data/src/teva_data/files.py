@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import gzip
 import json
 import os
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import xxhash
+
+from .errors import TevaError
 
 CHUNK = 1 << 20
 
@@ -44,11 +48,13 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Fill a temporary directory beside ``path``; it becomes ``path`` when the block ends well.
 
-    An existing ``path`` is replaced: it is moved aside first and removed last, so that a kill leaves the old or the
-    new directory, never a mixture.
+    An existing ``path`` is replaced: it is moved aside first and removed last. A kill leaves the old or the new
+    directory, never a mixture; where it fell between the two renames, the old one lies aside until :func:`recover`
+    puts it back, which the next call for the same path does too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         temporary.chmod(0o777 & ~_umask())
@@ -67,6 +73,55 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def recover(path: Path) -> None:
+    """Put back what a killed :func:`atomic_directory` had moved aside, where ``path`` is missing because of it."""
+    if not path.exists():
+        for old in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old/was")):
+            old.replace(path)
+            old.parent.rmdir()
+            return
+
+
+def remove_leftovers(directory: Path, name: str = "*") -> None:
+    """Remove what killed writes to ``name`` (a pattern) left in a directory. Only for who holds its lock."""
+    for path in directory.glob(f".{name}.*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def lock_directory(directory: Path, doing: str) -> IO[str]:
+    """Lock a directory for this process; the system gives it free when the process ends, however it ends.
+
+    Args:
+        directory: exists already; the lock is the file ``.lock`` in it.
+        doing: what another holder does, for the message.
+
+    Returns:
+        The open lock file; closing it gives the directory free. Where the file system has no locks, it locks nothing.
+
+    Raises:
+        TevaError: another process holds the lock.
+    """
+    file = (directory / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise TevaError(
+            f"{directory}: process {owner or 'unknown'} is {doing} here. Wait for it, or use another directory"
+        ) from None
+    except OSError:
+        return file  # some network file systems have no locks: one writer is then the user's own care
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
 
 
 def write_json(path: str | Path, value: object) -> None:

@@ -23,10 +23,9 @@ _PROMPTS: dict[str, dict[str, str]] = {
 }
 
 
-def known_prompts(*names: str | None) -> dict[str, str] | None:
-    """The prompts of the first of ``names`` that is known; None where none is."""
-    for name in names:
-        if name in _PROMPTS:
-            logger.info("%s stores no prompts; using those of its model card: %s", name, _PROMPTS[name])
-            return dict(_PROMPTS[name])
-    return None
+def known_prompts(name: str) -> dict[str, str] | None:
+    """The prompts of a hub id; None where it is not known."""
+    if name not in _PROMPTS:
+        return None
+    logger.info("%s stores no prompts; using those of its model card: %s", name, _PROMPTS[name])
+    return dict(_PROMPTS[name])

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from .dataset import Dataset
 from .errors import DataError
-from .files import fingerprint
 from .permutation import mix, permute
 from .records import Document, Query
 
@@ -66,7 +65,6 @@ class BatchPlan:
         self.dataset, self.store, self.corpus = dataset, dataset.queries(split), dataset.corpus
         self.batch_size, self.negatives, self.seed = batch_size, negatives, seed
         self.size = len(self.store)
-        self.fingerprint = fingerprint(dataset.fingerprint(split), batch_size, negatives, seed)
 
     def steps(self, epochs: float) -> int:
         """Batches in ``epochs`` passes over the queries; the last is filled from the next pass."""

@@ -17,9 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .errors import RecipeError, nearest, shorten
 from .files import fingerprint
 
+_IDLE = {
+    "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
+    "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine",
+}  # fmt: skip
+
 
 class Section(BaseModel):
-    """Base of all sections: keys that are not known are errors, values keep their types, nothing changes later."""
+    """Base of all sections: unknown keys are errors, values have the types declared, nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
@@ -68,9 +73,9 @@ class TrainSection(Section):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate climbs from 0")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's; not for biases and norms")
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the squared gradient's mean")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's term against division by zero")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the forward and backward pass; weights and optimiser stay float32"
@@ -110,13 +115,16 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Name of what decides the weights: all but where the output goes and how often it is written."""
+        """Name of what the recipe itself decides of the weights (data and base model have names of their own)."""
         return fingerprint(self.deciding())
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the weights, as flat ``section.key`` names."""
-        idle = {"train.output", "train.log_every", "train.save_every", "train.keep_checkpoints"}
-        return {key: value for key, value in flatten(self.to_dict()).items() if key not in idle}
+        """What decides the weights, as flat ``section.key`` names.
+
+        Not among them: where things lie (data and base model are told apart by their contents), how often is written,
+        on which device, and what the export accepts.
+        """
+        return {key: value for key, value in flatten(self.to_dict()).items() if key not in _IDLE}
 
 
 def load_recipe(
@@ -129,7 +137,7 @@ def load_recipe(
     Args:
         source: a YAML file, or its contents as a mapping.
         overrides: dotted keys that replace the file's, as a mapping (``{"train.steps": 10}``) or as the words of a
-            command line (``["--train.steps", "10"]``), whose values are read as YAML.
+            command line (``["--train.steps", "10"]``).
         owners: the sections that the caller owns and their types, e.g. ``{"torch": TorchSection}``; their values come
             back complete with defaults.
 
@@ -159,7 +167,7 @@ def load_recipe(
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``--train.steps 10`` and ``--train.steps=10`` as ``{"train.steps": 10}``; values are read as YAML."""
+    """``--train.steps 10`` and ``--train.steps=10`` as ``{"train.steps": "10"}``; ``null`` is None, all else text."""
     result: dict[str, Any] = {}
     queue = list(words)
     while queue:
@@ -171,11 +179,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             if not queue:
                 raise RecipeError(f"--{key}: no value; write --{key} VALUE")
             text = queue.pop(0)
-        try:
-            # YAML 1.1 takes 2e-5 for a string, since it has no point; a recipe means the number.
-            result[key.replace("-", "_")] = _number(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--{key}: {shorten(text)} is not a YAML value: {error}") from None
+        # As it stands: a prompt such as "query: " is no YAML. The section's types turn text into numbers.
+        result[key.replace("-", "_")] = None if text == "null" else text
     return result
 
 
@@ -212,7 +217,7 @@ def _read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
         raise RecipeError(f"{path}: not a text file ({error})") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = _number(yaml.safe_load(text))
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not YAML: {error}") from None
     lines: dict[str, int] = {}
@@ -229,20 +234,6 @@ def _note_lines(path: Path, node: yaml.Node | None, prefix: str, lines: dict[str
             raise RecipeError(f"{path}:{line}: {key}: given twice, first in line {lines[key]}. Keep one")
         lines[key] = line
         _note_lines(path, value_node, f"{key}.", lines)
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads ``2e-5`` as text; here it is a number, at any depth."""
-    if isinstance(value, dict):
-        return {key: _number(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_number(item) for item in value]
-    if isinstance(value, str) and value[:1] in set("0123456789.-+") and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _validate(kind: type[Any], value: Any, prefix: tuple[str, ...], where: str, addresses: Mapping[str, str]) -> Any:

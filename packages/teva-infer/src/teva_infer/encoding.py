@@ -17,6 +17,7 @@ from typing import Any, Literal
 from teva_data.dataset import Dataset
 from teva_data.embeddings import Embeddings, EmbeddingWriter
 from teva_data.errors import DataError, TevaError
+from teva_data.logfile import log_to
 from teva_data.progress import Progress
 from teva_data.store import CorpusStore, QueryStore
 
@@ -104,7 +105,7 @@ def encode(
     }  # fmt: skip
     shards = [min(shard_size, len(source) - start) for start in range(0, len(source), shard_size)]
     with (
-        _log_file(Path(output) / "encode.log"),
+        log_to(Path(output) / "encode.log", "teva_infer", "teva_data"),
         EmbeddingWriter(
             output, job=source.job(), shards=shards, dim=encoder.dim, dtype=vector_dtype, info=info, overwrite=overwrite
         ) as writer,
@@ -216,27 +217,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-@contextlib.contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Append what teva logs to a file, whatever the application's own logging shows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    packages = [logging.getLogger(name) for name in ("teva_infer", "teva_data")]
-    levels = [package.level for package in packages]
-    for package in packages:
-        package.addHandler(handler)
-        if not package.isEnabledFor(logging.INFO):
-            package.setLevel(logging.INFO)
-    try:
-        yield
-    except BaseException as error:
-        logger.error("encode: stopped by %s: %s", type(error).__name__, error)
-        raise
-    finally:
-        for package, level in zip(packages, levels, strict=True):
-            package.removeHandler(handler)
-            package.setLevel(level)
-        handler.close()

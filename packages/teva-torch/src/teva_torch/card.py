@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import yaml
 
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 
 
-def model_card(recipe: Recipe, renderer: Renderer, name: str) -> str:
-    """Markdown with a YAML header: what the model is, its prompts, and how each runtime loads it."""
-    header = yaml.safe_dump(
-        {
-            "library_name": "sentence-transformers",
-            "pipeline_tag": "sentence-similarity",
-            "tags": ["sentence-transformers", "feature-extraction", "dense-retrieval", "teva"],
-            "base_model": recipe.model.name,
-        },
-        sort_keys=False,
-    )
+def model_card(recipe: Recipe, renderer: Renderer, dataset: str | None) -> str:
+    """Markdown with a YAML header: what the model is, its prompts, and how each runtime loads it.
+
+    Args:
+        recipe: resolved.
+        renderer: its prompts and limit.
+        dataset: the name on the dataset's card.
+    """
+    name = Path(recipe.train.output).resolve().name
+    fields: dict[str, Any] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "dense-retrieval", "teva"],
+    }
+    # A directory of this machine is no base model to anybody else, and the hub refuses it.
+    local = Path(recipe.model.name).exists()
+    if not local:
+        fields["base_model"] = recipe.model.name
+    if dataset:
+        fields["datasets"] = [dataset]
+    base = Path(recipe.model.name).name if local else recipe.model.name
+    header = yaml.safe_dump(fields, sort_keys=False)
     query, document = renderer.query_prompt, renderer.document_prompt
     similarity = "cosine (vectors have length 1)" if recipe.model.normalize else "dot product"
     return f"""---
 {header}---
 # {name}
 
-A dense retriever, trained with teva from `{recipe.model.name}`.
+A dense retriever, trained with teva from `{base}`.
 
 | | |
 |---|---|

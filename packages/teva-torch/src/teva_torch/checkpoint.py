@@ -21,6 +21,7 @@ from teva_data.files import atomic_directory, checksum, write_json
 from torch import nn
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "random.safetensors")
+SCHEMA = "1"
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -44,7 +45,7 @@ def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Op
         save_file(_optimizer_tensors(model, optimizer), temporary / _FILES[1])
         save_file(_random_state(), temporary / _FILES[2])
         checksums = {name: checksum(temporary / name) for name in _FILES}
-        write_json(temporary / "state.json", {"schema": "1", "step": step, "run": run, "checksums": checksums})
+        write_json(temporary / "state.json", {"schema": SCHEMA, "step": step, "run": run, "checksums": checksums})
     return path
 
 
@@ -69,6 +70,8 @@ def read_state(path: Path) -> dict[str, Any]:
     advice = f"Remove {path} to go on from the checkpoint before it"
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if state["schema"] != SCHEMA:
+            raise TevaError(f"{path}: schema {state['schema']!r}; expected {SCHEMA!r}. Use the version that wrote it")
         for name in _FILES:
             if (found := checksum(path / name)) != state["checksums"][name]:
                 raise TevaError(

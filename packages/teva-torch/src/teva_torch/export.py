@@ -12,6 +12,7 @@ from teva_data.artifact import Artifact, write_layout
 from teva_data.files import atomic_directory, write_json
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
+from teva_data.schema import SCHEMA
 
 from . import parity
 from .card import model_card
@@ -46,7 +47,13 @@ def export(
     settings = recipe.model
     assert settings.pooling is not None
     assert settings.normalize is not None
-    teva = {"schema": "1", "recipe": recipe.to_dict(), "versions": versions(), "git": git_revision(), **record}
+    teva = {
+        "schema": SCHEMA["artifact"],
+        "recipe": recipe.to_dict(),
+        "versions": versions(),
+        "git": git_revision(),
+        **record,
+    }
     with atomic_directory(directory) as temporary:
         model.backbone.save_pretrained(temporary)
         _save_tokenizer(renderer.tokenizer, temporary)
@@ -58,7 +65,8 @@ def export(
             max_length=renderer.max_length,
             prompts={"query": renderer.query_prompt, "document": renderer.document_prompt},
             teva=teva,
-            card=model_card(recipe, renderer, directory.name),
+            card=model_card(recipe, renderer, record["data"]["name"]),
+            lowercase=renderer.lowercase,
         )
         threshold = torch_section(recipe).parity_cosine
         teva["parity"] = parity.check(model, renderer, temporary, texts, threshold)

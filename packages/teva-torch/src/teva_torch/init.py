@@ -56,7 +56,7 @@ def propose(data: str | Path, model: str, *, split: str = "train", output: str |
         "train.epochs": 1,
     }
     if artifact.pooling is None:
-        values["model.pooling"] = "mean"
+        values["model.pooling"] = "last" if artifact.is_decoder else "mean"
         values["model.normalize"] = True
     return _write(values)
 
@@ -85,7 +85,7 @@ def _write(values: dict[str, Any]) -> str:
         for key, default, text in describe(section, name):
             short = key.partition(".")[2]
             if key in values:
-                given = yaml.safe_dump(values[key], default_flow_style=True).splitlines()[0]
+                given = yaml.safe_dump(values[key], default_flow_style=True, width=float("inf")).splitlines()[0]
                 lines.append(f"  {short}: {given}  # {text}")
             else:
                 lines.append(f"  # {short}: {default or 'null'}  # {text}")

@@ -43,7 +43,7 @@ class Retriever(nn.Module):
         pooling: str | None = None,
         normalize: bool | None = None,
         dtype: torch.dtype = torch.float32,
-        attention: str = "sdpa",
+        attention: str | None = None,
         device: torch.device | None = None,
     ) -> Retriever:
         """The model of an artifact.
@@ -53,7 +53,7 @@ class Retriever(nn.Module):
             pooling: a registered pooling; the artifact's where not given.
             normalize: the artifact's where not given.
             dtype: of the weights.
-            attention: transformers' ``attn_implementation``.
+            attention: transformers' ``attn_implementation``; its own choice where not given.
             device: where to put it.
 
         Raises:
@@ -69,11 +69,12 @@ class Retriever(nn.Module):
                 f"{artifact.name}: no modules.json, so it does not say how to pool. Set model.pooling in the recipe "
                 "(cls or mean for encoders such as BERT, last for decoders such as Llama)"
             )
+        function = plugins.find(plugins.POOLINGS, pooling, "model.pooling")
+        chosen = {} if attention is None else {"attn_implementation": attention}
         try:
             backbone, report = AutoModel.from_pretrained(
-                str(artifact.path), dtype=dtype, attn_implementation=attention, local_files_only=True,
-                output_loading_info=True,
-            )  # fmt: skip
+                str(artifact.path), dtype=dtype, local_files_only=True, output_loading_info=True, **chosen
+            )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise ArtifactError(f"{artifact.path}: the model cannot be loaded: {error}") from error
         missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
@@ -82,7 +83,11 @@ class Retriever(nn.Module):
                 f"{artifact.path}: the weights lack {len(missing)} of the model's tensors, first {min(missing)!r}; "
                 "they would be random. Fetch or export the model again"
             )
-        function = plugins.find(plugins.POOLINGS, pooling, "model.pooling")
+        if backbone.config.is_encoder_decoder:
+            raise ArtifactError(
+                f"{artifact.path}: found an encoder-decoder ({backbone.config.model_type}); expected an encoder or a "
+                "decoder"
+            )
         pad_id = getattr(backbone.config, "pad_token_id", None)
         if pad_id is None:
             eos = getattr(backbone.config, "eos_token_id", None)

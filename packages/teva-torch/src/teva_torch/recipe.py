@@ -17,7 +17,9 @@ class TorchSection(Section):
     """What only teva-torch has."""
 
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps")
-    attention: str = Field("sdpa", description="transformers' attn_implementation: sdpa, eager, flash_attention_2")
+    attention: str | None = Field(
+        None, description="transformers' attn_implementation: sdpa, eager, flash_attention_2; empty: its own choice"
+    )
     chunk_tokens: int | None = Field(
         None, ge=1, description="tokens, padding included, of one forward pass; empty: 1024 on cpu, 16384 elsewhere"
     )
@@ -40,8 +42,8 @@ def read_recipe(
     """
     if isinstance(source, Recipe):
         source = source.to_dict()
-    elif isinstance(source, str) and source in shipped():
-        source = shipped()[source]
+    elif isinstance(source, str) and "/" not in source and not Path(source).suffix and not Path(source).exists():
+        source = shipped_recipe(source)
     return load_recipe(source, overrides, owners={"torch": TorchSection})
 
 
@@ -64,5 +66,5 @@ def shipped_recipe(name: str) -> Path:
     """
     known = shipped()
     if name not in known:
-        raise RecipeError(f"{name}: no such recipe. {nearest(name, known)}")
+        raise RecipeError(f"{name}: no file and no recipe of this name ships with teva-torch. {nearest(name, known)}")
     return known[name]

@@ -7,13 +7,12 @@ the same data goes on from the newest checkpoint, on CPU to bit-equal weights.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ import torch
 from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import RecipeError, TevaError
-from teva_data.files import atomic_file
+from teva_data.files import atomic_file, lock_directory, recover, remove_leftovers
+from teva_data.logfile import log_to
 from teva_data.plan import BatchPlan
 from teva_data.progress import Progress
 from teva_data.recipe import Recipe
@@ -88,29 +88,8 @@ def train(
     checked = read_recipe(recipe, overrides)
     output = Path(checked.train.output)
     output.mkdir(parents=True, exist_ok=True)
-    with _log_to(output / "train.log"):
+    with log_to(output / "train.log", "teva_data", "teva_torch"), lock_directory(output, "training"):
         return _Run(checked, output, overwrite).go()
-
-
-@contextlib.contextmanager
-def _log_to(file: Path) -> Iterator[None]:
-    """Write what teva logs to a file too, whatever the caller's own logging shows; and why a run ended."""
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    levels = {name: logging.getLogger(name).level for name in ("teva_data", "teva_torch")}
-    for name in levels:
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        yield
-    except Exception as error:
-        handler.emit(logging.makeLogRecord({"msg": f"stopped: {type(error).__name__}: {error}", "levelname": "ERROR"}))
-        raise
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).removeHandler(handler)
-            logging.getLogger(name).setLevel(level)
-        handler.close()
 
 
 def resolve(recipe: Recipe, artifact: Artifact, dataset: Dataset) -> Recipe:
@@ -155,8 +134,13 @@ class _Run:
             batch_size=self.settings.batch_size, negatives=recipe.data.negatives, seed=self.settings.seed,
         )  # fmt: skip
         self.total = self.settings.steps or self.plan.steps(self.settings.epochs or 0)
-        self.identity = {"recipe": recipe.deciding(), "data": self.plan.fingerprint, "base": base.fingerprint}
-        self.start = self._where_to_start(overwrite)
+        self.identity = {
+            "recipe": recipe.deciding(),
+            "data": self.dataset.fingerprint(recipe.data.split),
+            "base": base.fingerprint,
+        }
+        self.base, self.overwrite = base, overwrite
+        self.start = 0 if overwrite else self._where_to_start()
         self.device = choose_device(self.options.device)
         # Texts of like length go together: small passes hold little padding, large ones keep a GPU busy.
         self.chunk_tokens = self.options.chunk_tokens or (1024 if self.device.type == "cpu" else 16384)
@@ -167,30 +151,52 @@ class _Run:
         )  # fmt: skip
         self.optimizer = make_optimizer(self.model, self.settings)
 
-    def _where_to_start(self, overwrite: bool) -> int:
+    def _where_to_start(self) -> int:
         """Steps that the newest checkpoint has done; refuses a directory that holds another run."""
-        if overwrite:
-            for leftover in (self.checkpoints, self.output / "artifact"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            (self.output / "metrics.jsonl").unlink(missing_ok=True)
+        recover(self.output / "artifact")
         newest = checkpoint.latest(self.checkpoints)
-        if newest is None:
-            return 0
-        state = checkpoint.read_state(newest)
-        if state["run"] != self.identity:
+        if newest is not None:
+            state = checkpoint.read_state(newest)
+            self._refuse_another(state["run"])
+            return int(state["step"])
+        if (self.output / "artifact").exists():
+            self._refuse_another(Artifact.load(self.output / "artifact").teva.get("run", {}))
             raise RecipeError(
-                f"{self.output}: holds another run ({_difference(state['run'], self.identity)}). Give another "
+                f"{self.output}: holds the finished model of this recipe and no checkpoint. It is in "
+                f"{self.output / 'artifact'}; --overwrite trains it again"
+            )
+        return 0
+
+    def _refuse_another(self, found: Mapping[str, Any]) -> None:
+        if found != self.identity:
+            raise RecipeError(
+                f"{self.output}: holds another run ({_difference(found, self.identity)}). Give another "
                 "train.output, or --overwrite to begin anew"
             )
-        return int(state["step"])
+
+    def _prepare_output(self) -> None:
+        """Remove what is to be overwritten and what kills left behind; only now that everything else has loaded."""
+        if self.overwrite:
+            for old in (self.checkpoints, self.output / "artifact"):
+                shutil.rmtree(old, ignore_errors=True)
+            (self.output / "metrics.jsonl").unlink(missing_ok=True)
+        for directory in (self.output, self.checkpoints):
+            remove_leftovers(directory)
 
     def go(self) -> TrainResult:
+        """Train from where the run stands, export, and say what came out."""
+        self._prepare_output()
         with atomic_file(self.output / "recipe.yaml", "w") as file:
             yaml.safe_dump(self.recipe.to_dict(), file, sort_keys=False, allow_unicode=True)
         if self.start:
             logger.info("going on after step %d of %d", self.start, self.total)
             checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.model, self.optimizer)
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if self.plan.size < self.settings.batch_size:
+            logger.warning(
+                "train.batch_size %d is more than the %d queries: each stands in a batch several times",
+                self.settings.batch_size, self.plan.size,
+            )  # fmt: skip
         logger.info(
             "%s: %s trainable parameters on %s, %s queries, %d steps of %d, loss %s",
             self.recipe.model.name, f"{trainable:,}", self.device, f"{self.plan.size:,}", self.total,
@@ -200,8 +206,14 @@ class _Run:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
         artifact = export(
             self.model.eval(), self.renderer, self.recipe, self.output / "artifact",
-            record={"data": {self.recipe.data.path: self.identity["data"]}, "steps": self.total, "loss": loss},
-            texts=parity.sample_texts(self.dataset, self.recipe.data.split),
+            record={
+                "run": self.identity,
+                "data": {"name": self.dataset.card.name, "fingerprint": self.identity["data"]},
+                "base": {"name": self.base.name, "revision": self.base.revision, "fingerprint": self.base.fingerprint},
+                "steps": self.total,
+                "loss": loss,
+            },
+            texts=parity.sample_texts(self.dataset, self.recipe.data.split, self.renderer),
         )  # fmt: skip
         logger.info("artifact: %s", artifact.path)
         return TrainResult(artifact, self.output, self.total, loss)
@@ -233,27 +245,42 @@ class _Run:
         """One optimiser step: the loss and the norm of the gradient before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(item.batch.step, self.total, self.settings)
+        try:
+            loss = self._loss(item)
+            self._finite("loss", float(loss.detach()), item)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"step {item.batch.step + 1}: out of memory on {self.device}. Lower train.batch_size, "
+                "data.negatives or model.document_max_length, or use train.precision "
+                "bfloat16. The newest checkpoint is kept"
+            ) from error
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
+        # Clipping by a norm that is not finite would put NaN into every weight.
+        self._finite("norm of the gradient", norm, item)
+        self.optimizer.step()
+        return float(loss.detach()), norm
+
+    def _loss(self, item: TokenBatch) -> torch.Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             queries = self.model.encode(item.query_ids, chunk_tokens=self.chunk_tokens)
             documents = self.model.encode(item.document_ids, chunk_tokens=self.chunk_tokens)
-        loss = self.loss(
+        loss: torch.Tensor = self.loss(
             queries, documents,
             positives=torch.from_numpy(item.batch.positives).to(self.device),
             allowed=torch.from_numpy(item.batch.allowed).to(self.device),
             temperature=self.recipe.loss.temperature,
         )  # fmt: skip
-        value = float(loss.detach())
+        return loss
+
+    def _finite(self, what: str, value: float, item: TokenBatch) -> None:
         if not math.isfinite(value):
             ids = ", ".join(query.query_id for query in item.batch.queries[:8])
             raise TrainingError(
-                f"step {item.batch.step + 1}: the loss is {value}; queries {ids}, … Lower train.learning_rate, or use "
-                "precision float32. The newest checkpoint is kept"
+                f"step {item.batch.step + 1}: the {what} is {value}; queries {ids}, … Lower train.learning_rate, or "
+                "use precision float32. The newest checkpoint is kept"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        self.optimizer.step()
-        return value, float(norm)
 
 
 class _Interval:
@@ -296,19 +323,35 @@ def _renderer(recipe: Recipe, base: Artifact) -> Renderer:
             f"model.document_max_length, model.query_max_length: found {limit}; expected at most {base.positions}, the "
             f"positions of {base.name}"
         )
-    return Renderer.from_artifact(
+    renderer = Renderer.from_artifact(
         base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit
     )
+    model = recipe.model
+    for role, text, most in (
+        ("query", renderer.query(""), model.query_max_length),
+        ("document", renderer.document(""), model.document_max_length),
+    ):
+        (prompt,) = renderer.tokenize([text])
+        if len(prompt) >= most:
+            # Every text would be cut down to its prompt, and all of them be the same.
+            raise RecipeError(
+                f"model.{role}_max_length: found {most}; expected more than the {len(prompt)} tokens of the prompt "
+                f"{text!r} and the special tokens"
+            )
+    return renderer
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings in which two runs differ, in words."""
-    old, new = before["recipe"], now["recipe"]
+    old, new = before.get("recipe", {}), now["recipe"]
     parts = [
         f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in {**old, **new} if old.get(key) != new.get(key)
     ]
-    parts += [f"the {key} differs" for key in ("data", "base") if before[key] != now[key]]
+    parts += [f"the {name} differ" for key, name in _PARTS.items() if before.get(key) != now[key]]
     return "; ".join(parts)
+
+
+_PARTS = {"data": "data", "base": "weights of the base model"}
 
 
 def _last_loss(metrics: Path) -> float:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from teva_data.errors import DataError, TevaError
+from teva_data.files import atomic_directory, atomic_file, lock_directory, recover, remove_leftovers
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a/file"
+    with atomic_file(path, "w") as file:
+        file.write("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+    with pytest.raises(RuntimeError), atomic_file(path) as file:  # noqa: PT012 - the block is what fails
+        file.write(b"two")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_directory_is_replaced_whole(tmp_path):
+    path = tmp_path / "d"
+    for text in ("one", "two"):
+        with atomic_directory(path) as temporary:
+            (temporary / "x").write_text(text)
+        assert (path / "x").read_text() == text
+    with pytest.raises(RuntimeError), atomic_directory(path) as temporary:  # noqa: PT012
+        (temporary / "x").write_text("three")
+        raise RuntimeError
+    assert (path / "x").read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_between_the_two_renames_is_mended(tmp_path):
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "x").write_text("old")
+    code = (
+        "import os, pathlib, signal, sys\nfrom teva_data.files import atomic_directory\n"
+        "original, calls = pathlib.Path.replace, []\n"
+        "def replace(self, target):\n"
+        "    calls.append(self)\n"
+        "    if len(calls) == 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(self, target)\n"
+        "pathlib.Path.replace = replace\n"
+        "with atomic_directory(sys.argv[1]) as t:\n    (t / 'x').write_text('new')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not path.exists()
+    recover(path)
+    assert (path / "x").read_text() == "old"
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
+    with lock_directory(tmp_path, "working"), pytest.raises(TevaError, match=f"process {os.getpid()} is working here"):
+        lock_directory(tmp_path, "working")
+    lock_directory(tmp_path, "working").close()
+
+
+def test_an_error_keeps_its_address_across_processes():
+    import pickle
+
+    error = DataError("bad", file="f", line=3, field="x", found=1, expected="2", hint="Mend it")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes, as multiprocessing would send them
+    assert str(again) == str(error) == "f:3: field 'x': bad; found 1; expected 2. Mend it"
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
