@@ -180,7 +180,7 @@ def test_a_vector_that_is_not_finite_names_its_document_and_keeps_the_rest(encod
     monkeypatch.setenv("BAG_NAN", "1")
     with pytest.raises(DataError, match=r"the vector of 'd\d+' holds NaN"):
         encode(encoder, data, tmp_path / "emb", shard_size=100)
-    assert "ERROR encode: stopped by DataError: " in (tmp_path / "emb" / "encode.log").read_text()
+    assert "ERROR stopped by DataError: " in (tmp_path / "emb" / "encode.log").read_text()
     monkeypatch.delenv("BAG_NAN")
     found = encode(encoder, data, tmp_path / "emb", shard_size=100)
     np.testing.assert_array_equal(found.matrix(), whole.matrix())
