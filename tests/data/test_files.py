@@ -58,7 +58,8 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path):
     assert not path.exists()
     recover(path)
     assert (path / "x").read_text() == "old"
-    remove_leftovers(tmp_path)
+    (tmp_path / ".d.other.old/was").mkdir(parents=True)
+    remove_leftovers(tmp_path, "d")
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 from array import array
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, TevaError
-from .files import atomic_directory, checksum, write_json
+from .files import atomic_directory, checksum, recover, remove_leftovers, write_json
 from .index import HASHES, ORDER, IdIndex, hash_id, write_index
 from .progress import Progress
 from .reader import Tap, read_rows
@@ -110,7 +109,8 @@ def ensure_store(source: Path, kind: Kind) -> Path:
     with _lock(directory) as alone:
         if not fits(directory, source, kind):
             if alone:
-                _remove_leftovers(directory)
+                recover(directory)
+                remove_leftovers(directory.parent, glob.escape(directory.name))
             build_store(source, directory, kind)
     return directory
 
@@ -266,10 +266,3 @@ def _lock(directory: Path) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def _remove_leftovers(directory: Path) -> None:
-    """What a killed build left; only under the lock, as it might be another's work otherwise."""
-    for path in directory.parent.glob(f".{glob.escape(directory.name)}.*"):
-        if path.suffix in (".tmp", ".old"):
-            shutil.rmtree(path, ignore_errors=True)

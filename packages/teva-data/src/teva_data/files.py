@@ -85,12 +85,16 @@ def recover(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path, name: str = "*") -> None:
-    """Remove what killed writes to ``name`` (a pattern) left in a directory. Only for who holds its lock."""
-    for path in directory.glob(f".{name}.*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove what killed writes to ``name`` (a pattern) left in a directory, after :func:`recover` of what is wanted.
+
+    Only for who holds the directory's lock: it might be another's work otherwise.
+    """
+    for ending in ("tmp", "old"):
+        for path in directory.glob(f".{name}.*.{ending}"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def lock_directory(directory: Path, doing: str) -> IO[str]:
