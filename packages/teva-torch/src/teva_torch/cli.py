@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["train"]:
         words, overrides = _split_overrides(words)
 
-    def train(recipe: Annotated[str, tyro.conf.Positional], overwrite: bool = False) -> None:
+    def train(
+        recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")], overwrite: bool = False
+    ) -> None:
         from .training import train as train_
 
         result = train_(recipe, overrides, overwrite=overwrite)
@@ -69,7 +71,7 @@ def init(data: Path, model: str, *, split: str = "train", output: str | None = N
 
 def recipes(
     action: Annotated[Literal["list", "show"], tyro.conf.Positional],
-    name: Annotated[str | None, tyro.conf.Positional] = None,
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None,
 ) -> None:
     """List the recipes that ship with teva-torch, or show one.
 
