@@ -74,6 +74,7 @@ def test_prompts_of_the_card(model, monkeypatch, tmp_path):
         ),
         (lambda m: _edit(m / "1_Pooling/config.json", pooling_mode_cls_token=True), ["found pooling ['cls', 'mean']"]),
         (lambda m: _edit(m / "1_Pooling/config.json", pooling_mode_max_tokens=True), ["pooling_mode_max_tokens"]),
+        (lambda m: _edit(m / "1_Pooling/config.json", pooling_mode=["cls", "mean"]), ["1_Pooling", "expected one of"]),
         (lambda m: _edit(m / "1_Pooling/config.json", include_prompt=False), ["include_prompt", "found false"]),
         (
             lambda m: (m / "modules.json").write_text(

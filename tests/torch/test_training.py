@@ -271,8 +271,11 @@ def test_what_a_kill_left_is_removed(recipe, tmp_path):
     for leftover in leftovers:
         leftover.mkdir(parents=True)
         (leftover / "model.safetensors").write_bytes(b"half")
+    foreign = tmp_path / "run/.notes.mine.tmp"
+    foreign.write_text("of somebody else")
     train(recipe)
     assert not any(leftover.exists() for leftover in leftovers)
+    assert foreign.read_text() == "of somebody else"
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(recipe, tmp_path, monkeypatch):

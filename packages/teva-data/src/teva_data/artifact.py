@@ -238,7 +238,8 @@ def _read_modules(path: Path) -> tuple[str | None, bool, int | None]:
     chosen = [name for flag, name in _ST_FLAGS.items() if config.get(flag)]
     mode = config.get("pooling_mode")
     if mode is not None:
-        chosen = [_ST_POOLING.get(mode, mode)]
+        # Newer layouts may name several; only one alone is reproduced.
+        chosen = [_ST_POOLING.get(str(mode), str(mode))]
     others = [key for key, on in config.items() if key.startswith("pooling_mode_") and on and key not in _ST_FLAGS]
     if len(chosen) != 1 or others or chosen[0] not in _ST_POOLING.values():
         raise ArtifactError(f"{file}: found pooling {[*chosen, *others]}; expected one of {[*_ST_POOLING]}")

@@ -84,7 +84,7 @@ def recover(path: Path) -> None:
             return
 
 
-def remove_leftovers(directory: Path, name: str = "*") -> None:
+def remove_leftovers(directory: Path, name: str) -> None:
     """Remove what killed writes to ``name`` (a pattern) left in a directory, after :func:`recover` of what is wanted.
 
     Only for who holds the directory's lock: it might be another's work otherwise.

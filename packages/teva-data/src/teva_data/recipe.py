@@ -15,7 +15,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import RecipeError, nearest, shorten
-from .files import fingerprint
 
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
@@ -112,11 +111,6 @@ class Recipe(Section):
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the names that YAML has."""
         return self.model_dump(by_alias=True)
-
-    @property
-    def fingerprint(self) -> str:
-        """Name of what the recipe itself decides of the weights (data and base model have names of their own)."""
-        return fingerprint(self.deciding())
 
     def deciding(self) -> dict[str, Any]:
         """What decides the weights, as flat ``section.key`` names.

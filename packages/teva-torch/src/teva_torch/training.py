@@ -33,7 +33,7 @@ from . import checkpoint, parity, plugins
 from .device import choose_device
 from .export import export
 from .feed import Feed, TokenBatch
-from .metrics import MetricsLog, draw_loss
+from .metrics import MetricsLog, draw_loss, read_metrics
 from .model import Retriever
 from .optim import learning_rate, make_optimizer
 from .recipe import read_recipe, torch_section
@@ -82,7 +82,7 @@ def train(
     Raises:
         RecipeError: the recipe is not valid, or the output directory holds another run.
         DataError: bad data, with its address.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss or the gradient is not finite, or the device has too little memory.
         ParityError: the exported artifact gives other vectors than the trained model.
     """
     checked = read_recipe(recipe, overrides)
@@ -180,8 +180,10 @@ class _Run:
             for old in (self.checkpoints, self.output / "artifact"):
                 shutil.rmtree(old, ignore_errors=True)
             (self.output / "metrics.jsonl").unlink(missing_ok=True)
-        for directory in (self.output, self.checkpoints):
-            remove_leftovers(directory)
+        # By name: the output may be a directory that holds other people's hidden files too.
+        for name in ("artifact", "metrics.jsonl", "recipe.yaml", "loss.png"):
+            remove_leftovers(self.output, name)
+        remove_leftovers(self.checkpoints, "step-????????")
 
     def go(self) -> TrainResult:
         """Train from where the run stands, export, and say what came out."""
@@ -355,6 +357,4 @@ _PARTS = {"data": "data", "base": "weights of the base model"}
 
 
 def _last_loss(metrics: Path) -> float:
-    from .metrics import read_metrics
-
     return float(read_metrics(metrics)[-1]["loss"])
