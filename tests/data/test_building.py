@@ -14,6 +14,7 @@ import pytest
 
 from teva_data.building import CORPUS, ensure_store, fits
 from teva_data.errors import DataError, TevaError
+from teva_data.sources import Source
 from teva_data.store import CorpusStore, QueryStore
 
 DOCUMENTS = [{"docid": f"d{n}", "text": f"text {n}"} for n in range(50)]
@@ -38,23 +39,23 @@ def corpus(write) -> Path:
 
 
 def test_store_stands_beside_its_source_and_is_found_again(corpus):
-    directory = ensure_store(corpus, CORPUS)
+    directory = ensure_store(Source.of(corpus), CORPUS)
     assert directory == corpus.parent / ".teva" / "corpus.jsonl-store"
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["rows"] == 50
     first = built(directory)
-    assert ensure_store(corpus, CORPUS) == directory
+    assert ensure_store(Source.of(corpus), CORPUS) == directory
     assert built(directory) == first
 
 
 def test_new_time_with_the_same_bytes_keeps_the_store(corpus):
-    directory = ensure_store(corpus, CORPUS)
+    directory = ensure_store(Source.of(corpus), CORPUS)
     first, fingerprint = built(directory), CorpusStore.open(corpus).fingerprint
     age(corpus, 5_000_000_000)
-    assert ensure_store(corpus, CORPUS) == directory
+    assert ensure_store(Source.of(corpus), CORPUS) == directory
     assert (built(directory), CorpusStore.open(corpus).fingerprint) == (first, fingerprint)
-    noted = json.loads((directory / "manifest.json").read_text())["source"]
-    assert noted["mtime_ns"] == corpus.stat().st_mtime_ns
+    noted = json.loads((directory / "manifest.json").read_text())["source"]["files"]
+    assert noted[0]["mtime_ns"] == corpus.stat().st_mtime_ns
 
 
 @pytest.mark.parametrize("same_size", [True, False])
@@ -83,6 +84,12 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 8)
 
 
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+
+
 def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -97,15 +104,19 @@ def edit(path: Path, **changes: object) -> None:
         ("manifest.json", lambda path: edit(path, schema="0")),
         ("manifest.json", lambda path: edit(path, kind="queries")),
         ("manifest.json", lambda path: edit(path, source={})),
-        ("manifest.json", lambda path: edit(path, rows_per_batch=7)),
+        ("manifest.json", lambda path: edit(path, rows=7)),
+        ("manifest.json", lambda path: flip(path, 40)),
         ("rows.arrow", cut),
         ("rows.arrow", lambda path: path.unlink()),
-        ("hashes.npy", cut),
-        ("order.npy", lambda path: path.unlink()),
+        ("rows.arrow", lambda path: flip(path, -1)),
+        ("rows.arrow.checks", cut),
+        ("ids.hashes", cut),
+        ("ids.rows", lambda path: path.unlink()),
+        ("places", cut),
     ],
 )
 def test_damaged_store_is_built_anew(corpus, file, damage):
-    directory = ensure_store(corpus, CORPUS)
+    directory = ensure_store(Source.of(corpus), CORPUS)
     first = built(directory)
     damage(directory / file)
     store = CorpusStore.open(corpus)
@@ -115,7 +126,7 @@ def test_damaged_store_is_built_anew(corpus, file, damage):
 
 
 def test_failed_build_leaves_the_earlier_store(corpus):
-    directory = ensure_store(corpus, CORPUS)
+    directory = ensure_store(Source.of(corpus), CORPUS)
     files = {path.name: path.read_bytes() for path in directory.iterdir()}
     good = corpus.read_bytes()
     corpus.write_bytes(good + b'{"docid": "d50", "text": 5}\n')
@@ -131,10 +142,10 @@ def test_failed_build_leaves_the_earlier_store(corpus):
 
 def test_place_that_cannot_be_written_is_left_for_the_cache(corpus, tmp_path):
     (corpus.parent / ".teva").write_text("a file is where the directory would be")
-    directory = ensure_store(corpus, CORPUS)
+    directory = ensure_store(Source.of(corpus), CORPUS)
     assert directory.is_relative_to(tmp_path / "cache")
     first = built(directory)
-    assert ensure_store(corpus, CORPUS) == directory
+    assert ensure_store(Source.of(corpus), CORPUS) == directory
     assert built(directory) == first
 
 
@@ -154,7 +165,7 @@ def test_no_place_at_all_is_told(corpus, tmp_path):
     (corpus.parent / ".teva").touch()
     (tmp_path / "cache").touch()
     with pytest.raises(TevaError, match="Set TEVA_CACHE"):
-        ensure_store(corpus, CORPUS)
+        ensure_store(Source.of(corpus), CORPUS)
 
 
 def test_a_store_of_queries_is_no_store_of_documents(write):

@@ -32,19 +32,19 @@ def refused(parse, record: dict, *told: str, **options: str) -> DataError:
 @pytest.mark.parametrize("name", ["docid", "_id", "id"])
 @pytest.mark.parametrize("text", ["document_text", "text", "contents"])
 def test_document_names(name, text):
-    assert document({name: "a", text: "b", "title": "c", "url": "ignored"}) == ("a", "c", "b")
+    assert document({name: "a", text: "b", "title": "c", "url": "ignored"}) == ("a", "c", "b", None)
 
 
 @pytest.mark.parametrize("name", ["query_id", "_id", "id"])
 @pytest.mark.parametrize("text", ["query_text", "query", "text"])
 def test_query_names(name, text):
     record = {name: "a", text: "b", "positive_document_ids": ["x", 5], "negative_document_ids": ["y"]}
-    assert query(record) == ("a", "b", ["x", "5"], ["y"], None, None, None)
+    assert query(record) == ("a", "b", ["x", "5"], ["y"], None, None, None, None)
 
 
 def test_integers_are_ids_and_null_is_no_title():
-    assert document({"docid": 12, "text": "b", "title": None}) == ("12", "", "b")
-    assert document({"docid": -1, "text": None, "title": "c"}) == ("-1", "c", "")
+    assert document({"docid": 12, "text": "b", "title": None}) == ("12", "", "b", None)
+    assert document({"docid": -1, "text": None, "title": "c"}) == ("-1", "c", "", None)
     assert query({"_id": 0, "text": "b"})[0] == "0"
 
 
@@ -53,11 +53,11 @@ def test_all_query_fields():
         "query_id": "q", "query_text": " text ", "positive_document_ids": ["a"], "positive_scores": [1],
         "negative_document_ids": ["b", "c"], "negative_scores": [0.5, -2.0], "prompt": "",
     }  # fmt: skip
-    assert query(record) == ("q", " text ", ["a"], ["b", "c"], [1.0], [0.5, -2.0], "")
+    assert query(record) == ("q", " text ", ["a"], ["b", "c"], [1.0], [0.5, -2.0], "", None)
 
 
 def test_two_names_with_one_value_are_one_field():
-    assert document({"docid": "1", "_id": 1, "text": "b", "contents": "b"}) == ("1", "", "b")
+    assert document({"docid": "1", "_id": 1, "text": "b", "contents": "b"}) == ("1", "", "b", None)
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,15 @@ def test_two_names_with_one_value_are_one_field():
         ({"docid": "a", "text": None, "title": None}, ["empty document"]),
         ({"docid": "a", "text": " \n", "title": ""}, ["empty document"]),
         ({"docid": "a", "text": 5}, ["field 'text': not a text", "found 5", "expected a string"]),
-        ({"docid": "a", "text": ["b"]}, ["field 'text': not a text"]),
+        ({"docid": "a", "text": ["b", 5]}, ["field 'text': not a text", "found 5"]),
+        ({"docid": "a", "text": ["b", " "]}, ["field 'text': an empty text in a list"]),
+        ({"docid": "a", "text": [None, None]}, ["empty document"]),
         ({"docid": "a", "text": "b", "title": {}}, ["field 'title': not a text"]),
         ({"docid": "a", "title": "t", "documnet_text": "b"}, ["unknown field", "'documnet_text'", "'document_text'"]),
         ({"docid": "a", "title": "t", "content": "b"}, ["field 'content'", "Did you mean 'contents'?"]),
         ({"docid": "a", "text": "b", "titel": "t"}, ["field 'titel'", "Did you mean 'title'?"]),
-        ({"docid": "a", "text": "b", "document_image": "x.png"}, ["field 'document_image'", "reads text only"]),
-        ({"docid": "a", "text": "b", "video": 0}, ["field 'video'", "reads text only"]),
+        ({"docid": "a", "text": "b", "document_image": "x.png"}, ["field 'document_image'", "media are not read here"]),
+        ({"docid": "a", "text": "b", "video": 0}, ["field 'video'", "media are not read here"]),
     ],
 )
 def test_bad_document_is_refused(record, told):
@@ -108,7 +110,7 @@ def test_bad_document_is_refused(record, told):
             ["'positive_scores'", "as 'positive_document_ids', 0"],
         ),
         ({"query_id": "q", "text": "b", "prompt": 1}, ["field 'prompt': not a text"]),
-        ({"query_id": "q", "text": "b", "query_audio": "a.wav"}, ["field 'query_audio'", "reads text only"]),
+        ({"query_id": "q", "text": "b", "query_audio": "a.wav"}, ["field 'query_audio'", "media are not read here"]),
         ({"query_id": "q", "text": "b", "positive_passages": [{"docid": "a"}]}, ["'positive_passages'", "corpus file"]),
     ],
 )
@@ -123,7 +125,7 @@ def test_score_that_is_no_number_is_refused(score):
 
 
 def test_null_media_and_unknown_fields_are_no_matter():
-    assert document({"docid": "a", "text": "b", "image": None, "metadata": {"text": 1}}) == ("a", "", "b")
+    assert document({"docid": "a", "text": "b", "image": None, "metadata": {"text": 1}}) == ("a", "", "b", None)
     assert query({"_id": "q", "text": "b", "query_image": None, "positive_passages": [], "lang": "ar"})[:2] == (
         "q",
         "b",
@@ -133,7 +135,7 @@ def test_null_media_and_unknown_fields_are_no_matter():
 def test_text_may_be_asked_of_one_field():
     assert query({"_id": "q", "text": "tar: list", "plain": "list"}, text_field="plain")[1] == "list"
     refused(query, {"_id": "q", "text": "tar: list", "plian": "x"}, "'plain': missing", "'plian'", text_field="plain")
-    assert document({"_id": "d", "text": "a", "body": "b"}, text_field="body") == ("d", "", "b")
+    assert document({"_id": "d", "text": "a", "body": "b"}, text_field="body") == ("d", "", "b", None)
 
 
 def test_title_is_joined_where_there_is_one():
@@ -143,6 +145,8 @@ def test_title_is_joined_where_there_is_one():
 
 
 def test_records_do_not_change():
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         Document("a", "b").title = "c"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Query("a", "b").prompt = "c"
     assert Query("q", "t") == Query("q", "t", (), (), None, None, None)

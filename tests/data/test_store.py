@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from teva_data import building, index
 from teva_data.errors import DataError
 from teva_data.records import Document, Query
+from teva_data.sources import Source
 from teva_data.store import CorpusStore, QueryStore
 
 text = st.text(st.characters(codec="utf-8"))
 documents = st.lists(
-    st.builds(Document, docid=text.filter(bool), document_text=text.filter(str.strip), title=text),
+    st.builds(Document, docid=text.filter(bool), document_text=text.filter(str.strip), title=text, pieces=st.just(())),
     min_size=1,
     max_size=30,
     unique_by=lambda each: each.docid,
@@ -71,7 +72,7 @@ def test_any_query_comes_back(tmp_path_factory, queries):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """10,000 documents: three batches of the store."""
+    """10,000 documents in three batches of the store, the last of them ended by its characters."""
     path = tmp_path_factory.mktemp("large") / "corpus.jsonl.gz"
     documents = [
         Document(f"id {n * 7919}", f"text {n} " * (n % 5 + 1), f"title {n}" if n % 2 else "") for n in range(10_000)
@@ -80,12 +81,17 @@ def large(tmp_path_factory):
     with gzip.open(path, "wt", encoding="utf-8") as file:
         for each in documents:
             print(json.dumps({"_id": each.docid, "title": each.title, "text": each.document_text}), file=file)
-    return CorpusStore.open(path), documents
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "BATCH_ROWS", 4096)
+        patch.setattr(building, "BATCH_CHARACTERS", 100_000)
+        return CorpusStore.open(path), documents
 
 
 def test_rows_over_several_batches_agree_with_a_list_and_a_dict(large):
     store, documents = large
-    assert len(store) == len(documents) > 2 * building.ROWS_PER_BATCH
+    assert len(store) == len(documents)
+    assert len(store.arrays("docid")) >= 3
+    assert [value for array in store.arrays("docid") for value in array.to_pylist()] == [d.docid for d in documents]
     rng = np.random.default_rng(3)
     rows = rng.integers(0, len(documents), 3000)
     assert store.get(rows) == [documents[row] for row in rows.tolist()]
@@ -95,6 +101,9 @@ def test_rows_over_several_batches_agree_with_a_list_and_a_dict(large):
     assert found.dtype == np.int64
     assert found.tolist() == [by_id.get(docid, -1) for docid in asked]
     assert (found >= 0).sum() >= 3000
+    known = asked[2000:]
+    assert store.lookup(known) == [documents[by_id[docid]] for docid in known]
+    assert list(store) == documents
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 1), (4095, 4097), (4096, 8192), (100, 9999), (0, 10_000)])
@@ -147,6 +156,29 @@ def test_ids_that_share_a_hash_are_told_apart(write, monkeypatch):
     store = CorpusStore.open(write("corpus.jsonl", [{"docid": docid, "text": docid} for docid in docids]))
     asked = [*reversed(docids), "z", "z" * 500]
     assert store.rows(asked).tolist() == [*reversed(range(200)), -1, -1]
+    assert [each.docid for each in store.lookup(docids)] == docids
+    with pytest.raises(DataError, match=r"corpus\.jsonl: field 'docid': unknown document; found 'z'"):
+        store.lookup(["y", "z"])
+
+
+@pytest.mark.parametrize("count", [1, 31, 300, 5000])
+def test_index_of_spilled_parts_is_the_index_sorted_in_memory(tmp_path, monkeypatch, count):
+    rng = np.random.default_rng(count)
+    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+    hashes[count // 2 :] >>= np.uint64(60)  # most of them in one part, and many of them equal
+    files = []
+    for held in (1 << 22, 100):
+        monkeypatch.setattr(index, "IN_MEMORY", held)
+        directory = tmp_path / str(held)
+        directory.mkdir()
+        writer = index.IndexWriter(directory)
+        for start in range(0, count, 64):
+            writer.add(hashes[start : start + 64])
+        writer.finish()
+        files.append({path.name: path.read_bytes() for path in directory.iterdir()})
+    assert files[0] == files[1]
+    assert set(files[0]) == set(index.INDEX_FILES)
+    assert np.array_equal(np.frombuffer(files[0]["ids.hashes"], "<u8"), np.sort(hashes))
 
 
 @pytest.mark.parametrize("collide", [False, True])
@@ -171,12 +203,46 @@ def test_integer_and_string_ids_that_are_equal_are_duplicates(write):
         )
 
 
-def test_damage_is_found_by_verify(write):
-    store = CorpusStore.open(write("corpus.jsonl", [{"docid": "a", "text": "t" * 1000}]))
+@pytest.mark.parametrize("name", ["rows.arrow", "places", "ids.hashes", "ids.rows", "ids.buckets"])
+def test_every_flipped_bit_is_found_by_verify_and_by_reading(write, name):
+    rows = [{"docid": f"d{n}", "title": "t", "text": f"text {n} " * 40} for n in range(300)]
+    path = write("corpus.jsonl", rows)
+    store = CorpusStore.open(path)
     store.verify()
+    file = store.directory / name
+    whole = file.read_bytes()
+    for place in np.random.default_rng(5).integers(0, len(whole) - 8, 12).tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{name}: the file is damaged: .* Remove .* built again"):
+            CorpusStore(store.directory, Source.of(path)).verify()
+        # Who reads everything by id reads every byte that matters: right documents or an error, nothing else.
+        try:
+            found = CorpusStore(store.directory, Source.of(path)).lookup([row["docid"] for row in rows])
+        except DataError as error:
+            assert "the file is damaged" in str(error)  # noqa: PT017
+        else:
+            assert [each.document_text for each in found] == [row["text"] for row in rows]
+        file.write_bytes(whole)
+
+
+def test_damaged_block_is_found_when_it_is_read_and_not_before(write):
+    path = write("corpus.jsonl", [{"docid": f"d{n:04}", "text": "x" * 1000} for n in range(1000)])
+    store = CorpusStore.open(path)
     table = store.directory / "rows.arrow"
-    data = bytearray(table.read_bytes())
-    data[len(data) // 2] ^= 1
-    table.write_bytes(data)
+    data = table.read_bytes()
+    place = data.index(b"x" * 1000) + 500_000
+    table.write_bytes(data[:place] + b"y" + data[place + 1 :])
+    store = CorpusStore(store.directory, Source.of(path))
+    assert store.get([0, 999])[1].document_text == "x" * 1000
     with pytest.raises(DataError, match=r"rows\.arrow: the file is damaged"):
+        store.documents(400, 600)
+
+
+def test_damaged_checksums_are_found_by_verify(write):
+    store = CorpusStore.open(write("corpus.jsonl", [{"docid": "a", "text": "t"}]))
+    sums = store.directory / "rows.arrow.checks"
+    sums.write_bytes(bytes(len(sums.read_bytes())))
+    with pytest.raises(DataError, match=r"rows\.arrow\.checks: the file is damaged"):
         store.verify()

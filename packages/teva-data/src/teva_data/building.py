@@ -1,8 +1,9 @@
-"""Makes a store of a JSONL file, finds it again, and knows when it no longer fits its source.
+"""Makes a store of a source (JSONL or Parquet), finds it again, and knows when it no longer fits.
 
-A store is a directory: ``rows.arrow`` (Arrow IPC file, :data:`ROWS_PER_BATCH` rows a batch, so that a row's place is
-arithmetic), the id index, and ``manifest.json``, which holds the size, time and checksum of the source and of the
-store's own files. It stands in ``.teva/`` beside the source, or under ``TEVA_CACHE`` where that cannot be written.
+A store is a directory: ``rows.arrow`` (Arrow IPC file), ``places`` (where its buffers begin), the id index, beside each
+of them the checksums of its blocks, and ``manifest.json``: size, time and checksum of each source file, the sizes of
+the store's own. It stands in ``.teva/`` beside the source, or under ``TEVA_CACHE`` where that cannot be written.
+Nothing in the building grows with the source but files.
 """
 
 from __future__ import annotations
@@ -12,36 +13,34 @@ import dataclasses
 import fcntl
 import glob
 import hashlib
-import itertools
-import json
 import logging
 import os
 import tempfile
-import time
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .checked import SUFFIX, CheckedFile, write_checks
 from .errors import DataError, TevaError
-from .files import atomic_directory, checksum, recover, remove_leftovers, write_json
-from .index import HASHES, ORDER, IdIndex, hash_id, write_index
+from .files import atomic_directory, checksum, read_sealed, recover, remove_leftovers, write_sealed
+from .index import INDEX_FILES, IdIndex, IndexWriter, hash_id
+from .pieces import KINDS, Shelf, dump
 from .progress import Progress
-from .reader import Tap, read_rows
 from .records import Row, parse_document, parse_query
-from .table import Table
+from .sources import Reading, Source, unchanged
+from .table import Column, Table, arrow_schema, write_places
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = "1"
-ROWS_PER_BATCH = 4096
-TABLE, MANIFEST = "rows.arrow", "manifest.json"
-OWN_FILES = (TABLE, HASHES, ORDER)
-# A source written within this time before it was read may be written again without a change of its time.
-CLOCK_STEP_NS = 2_000_000_000
+STORE_VERSION = "2"
+BATCH_ROWS, BATCH_CHARACTERS = 1 << 16, 1 << 24
+"""A batch of the Arrow file ends at whichever comes first; it is held in memory while it fills."""
+TABLE, PLACES, MANIFEST = "rows.arrow", "places", "manifest.json"
+OWN_FILES = (TABLE, PLACES, *INDEX_FILES)
+FOOTER = b"ARROW1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,23 +49,30 @@ class Kind:
 
     Attributes:
         name: ``corpus`` or ``queries``.
-        parse: checks a row and gives the values of its columns, the id first.
-        columns: name and type of each column, the types by name (see :func:`arrow_schema`); ``line`` comes after them.
+        parse: checks a row and gives the values of its columns, the id first, the pieces last.
+        columns: name and form of each column (see :func:`teva_data.table.arrow_schema`); ``line`` is the last.
+        texts: columns whose texts make a row one that holds text.
     """
 
     name: str
-    parse: Callable[[Row], tuple[Any, ...]]
-    columns: tuple[tuple[str, str], ...]
+    parse: Callable[[Row, Shelf], tuple[Any, ...]]
+    columns: tuple[Column, ...]
+    texts: tuple[int, ...]
 
-    def with_parser(self, parse: Callable[[Row], tuple[Any, ...]]) -> Kind:
+    def with_parser(self, parse: Callable[[Row, Shelf], tuple[Any, ...]]) -> Kind:
         """The same rows from other fields."""
         return dataclasses.replace(self, parse=parse)
 
 
-CORPUS = Kind("corpus", parse_document, (("docid", "text"), ("title", "text"), ("document_text", "text")))
+CORPUS = Kind(
+    "corpus",
+    lambda row, shelf: parse_document(row, shelf=shelf),
+    (("docid", "text"), ("title", "text"), ("document_text", "text"), ("pieces", "text"), ("line", "integer")),
+    (1, 2),
+)
 QUERIES = Kind(
     "queries",
-    parse_query,
+    lambda row, shelf: parse_query(row, shelf=shelf),
     (
         ("query_id", "text"),
         ("query_text", "text"),
@@ -75,36 +81,30 @@ QUERIES = Kind(
         ("positive_scores", "numbers"),
         ("negative_scores", "numbers"),
         ("prompt", "text"),
+        ("pieces", "text"),
+        ("line", "integer"),
     ),
+    (1,),
 )
 
 
-def arrow_schema(kind: Kind) -> Any:
-    """The Arrow schema of a store: large strings, lists of them, lists of float64; and ``line``, int64."""
-    import pyarrow as pa
-
-    text = pa.large_string()
-    types = {"text": text, "texts": pa.large_list(text), "numbers": pa.large_list(pa.float64())}
-    return pa.schema([*((name, types[form]) for name, form in kind.columns), ("line", pa.int64())])
-
-
-def ensure_store(source: Path, kind: Kind) -> Path:
+def ensure_store(source: Source, kind: Kind) -> Path:
     """The directory of a store that fits ``source``; built where there is none.
 
-    Two processes that ask at once are both served: one builds, the other waits for it.
+    Processes that ask at once are all served: one builds, the others wait for it.
 
     Raises:
         DataError: a row of the source is bad; a store that was there before stays as it was.
     """
-    beside, cached = store_places(source)
+    beside, cached = store_places(source.path)
     for directory in (beside, cached):
         if fits(directory, source, kind):
             return directory
     directory = beside if _writable(beside.parent) else cached
     if directory == cached and not _writable(cached.parent):
         raise TevaError(
-            f"{beside.parent} and {cached.parent} cannot be written; expected a place for the store of {source.name}. "
-            "Set TEVA_CACHE to a directory that can"
+            f"{beside.parent} and {cached.parent} cannot be written; expected a place for the store of "
+            f"{source.path.name}. Set TEVA_CACHE to a directory that can"
         )
     with _lock(directory) as alone:
         if not fits(directory, source, kind):
@@ -124,122 +124,146 @@ def store_places(source: Path) -> tuple[Path, Path]:
     return parent / ".teva" / name, cache / "stores" / f"{parent.name}-{key}" / name
 
 
-def fits(directory: Path, source: Path, kind: Kind) -> bool:
-    """Whether a whole store of ``source`` as it is now stands in ``directory``.
-
-    Size and time of the source decide; where the time has changed, or is so recent that a change would not show in it,
-    the checksum of its bytes does, and the new time is noted.
-    """
+def fits(directory: Path, source: Source, kind: Kind) -> bool:
+    """Whether a whole store of ``source`` as it is now stands in ``directory``; see :func:`.sources.unchanged`."""
     manifest = read_manifest(directory, kind)
     if manifest is None:
         return False
-    noted, now = manifest["source"], source.stat()
-    if noted["size"] != now.st_size:
+    notes = manifest["source"]["files"]
+    if [note["name"] for note in notes] != [file.name for file in source.files]:
         return False
-    if noted["mtime_ns"] == now.st_mtime_ns and now.st_mtime_ns < noted["checked_ns"] - CLOCK_STEP_NS:
-        return True
-    checked_ns = time.time_ns()
-    if checksum(source) != noted["checksum"]:
+    before = [dict(note) for note in notes]
+    if not all(unchanged(file, note) for file, note in zip(source.files, notes, strict=True)):
         return False
-    noted |= {"mtime_ns": now.st_mtime_ns, "checked_ns": checked_ns}
-    with contextlib.suppress(OSError):  # a store that cannot be written is still right
-        write_json(directory / MANIFEST, manifest)
+    if notes != before:
+        with contextlib.suppress(OSError):  # a store that cannot be written is still right
+            write_sealed(directory / MANIFEST, manifest)
     return True
 
 
 def read_manifest(directory: Path, kind: Kind) -> dict[str, Any] | None:
     """The manifest of a store; None where it is missing, damaged, of another version, or its files have other sizes."""
-    try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
-        source = manifest["source"]
-        well_formed = (
-            manifest["schema"] == STORE_VERSION
-            and manifest["kind"] == kind.name
-            and manifest["rows_per_batch"] == ROWS_PER_BATCH
-            and all(type(manifest["source"][key]) is int for key in ("size", "mtime_ns", "checked_ns"))
-            and type(source["checksum"]) is str
-            and type(manifest["rows"]) is int
-            and all((directory / name).stat().st_size == manifest["files"][name]["size"] for name in OWN_FILES)
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+    manifest = read_sealed(directory / MANIFEST)
+    if manifest is None or manifest.get("schema") != STORE_VERSION or manifest["kind"] != kind.name:
         return None
-    return manifest if well_formed else None
+    try:
+        whole = all((directory / name).stat().st_size == noted["size"] for name, noted in manifest["files"].items())
+        with (directory / TABLE).open("rb") as file:
+            file.seek(-len(FOOTER), os.SEEK_END)
+            return manifest if whole and file.read() == FOOTER else None
+    except OSError:
+        return None
 
 
-def build_store(source: Path, directory: Path, kind: Kind) -> None:
+def build_store(source: Source, directory: Path, kind: Kind) -> None:
     """Read ``source`` once and put its store into ``directory``, whole or not at all.
 
     Raises:
         DataError: a row is bad, an id stands twice, or the source changes meanwhile.
     """
-    before, checked_ns = source.stat(), time.time_ns()
     with atomic_directory(directory) as temporary:
-        hashes, digest = _write_table(source, before.st_size, temporary / TABLE, kind)
-        write_index(temporary, hashes)
-        _refuse_duplicates(source, temporary, kind)
-        after = source.stat()
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise DataError("the file changed while it was read", file=source, hint="Try again when it is whole")
-        files = {
-            name: {"size": (temporary / name).stat().st_size, "checksum": checksum(temporary / name)}
-            for name in OWN_FILES
-        }
-        write_json(
+        reading = Reading()
+        counts = _write_rows(source, temporary, kind, reading)
+        write_places(temporary / TABLE, temporary / PLACES, kind.columns)
+        for name in OWN_FILES:
+            write_checks(temporary / name)
+        _refuse_duplicates(source, temporary, kind, reading)
+        names = [*OWN_FILES, *(name + SUFFIX for name in OWN_FILES)]
+        write_sealed(
             temporary / MANIFEST,
             {
                 "schema": STORE_VERSION,
                 "kind": kind.name,
-                "rows": len(hashes),
-                "rows_per_batch": ROWS_PER_BATCH,
-                "source": {
-                    "name": source.name,
-                    "size": after.st_size,
-                    "mtime_ns": after.st_mtime_ns,
-                    "checked_ns": checked_ns,
-                    "checksum": digest,
+                **counts,
+                "source": {"name": source.path.name, "checksum": reading.checksum, "files": reading.notes},
+                "files": {
+                    name: {"size": (temporary / name).stat().st_size}
+                    | ({"checksum": checksum(temporary / name)} if name.endswith(SUFFIX) else {})
+                    for name in names
                 },
-                "files": files,
             },
         )
 
 
-def _write_table(source: Path, size: int, target: Path, kind: Kind) -> tuple[NDArray[np.uint64], str]:
-    """Write all rows; return the hashes of their ids and the checksum of the source."""
+def open_files(directory: Path) -> dict[str, CheckedFile]:
+    """The files of a store by name, memory-mapped."""
+    return {name: CheckedFile(directory / name, f"Remove {directory}; it is built again") for name in OWN_FILES}
+
+
+def open_index(table: Table, files: dict[str, CheckedFile], kind: Kind) -> IdIndex:
+    """The index of a store."""
+    name = kind.columns[0][0]
+    return IdIndex(files, lambda rows: table.values(name, rows))
+
+
+def row_address(table: Table, row: int, files: list[tuple[str, int]]) -> tuple[str, int]:
+    """File and line of a row; ``files`` are the source's, each with its number of rows."""
+    line = int(table.values("line", np.array([row]))[0])
+    for file, rows in files:
+        if row < rows:
+            return file, line
+        row -= rows
+    raise IndexError("a row past the last file")
+
+
+def _write_rows(source: Source, directory: Path, kind: Kind, reading: Reading) -> dict[str, Any]:
+    """Write table and index; return how many rows there are, how many of several pieces, and how many of each kind."""
     import pyarrow as pa
 
-    schema = arrow_schema(kind)
-    hashes, tap = array("Q"), Tap()
+    schema = arrow_schema(kind.columns)
+    index, kinds, count = IndexWriter(directory), Counter[str](), 0
     with (
-        Progress(size // 1000, f"store {source.name}", "kB") as progress,
-        pa.OSFile(str(target), "wb") as file,
+        Progress(source.size // 1000, f"store {source.path.name}", "kB") as progress,
+        pa.OSFile(str(directory / TABLE), "wb") as file,
         pa.ipc.new_file(file, schema) as writer,
     ):
-        for rows in _batches(read_rows(source, tap)):
-            columns = zip(*((*kind.parse(row), row.line) for row in rows), strict=True)
+        for rows in _batches(source, kind, reading, kinds):
+            columns = [list(column) for column in zip(*rows, strict=True)]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-            hashes.extend(map(hash_id, arrays[0].to_pylist()))
+            index.add(np.fromiter(map(hash_id, columns[0]), dtype=np.uint64, count=len(rows)))
             writer.write_batch(pa.record_batch(arrays, schema=schema))
-            progress.add(tap.bytes // 1000 - progress.count)
-    return np.frombuffer(hashes, dtype=np.uint64), tap.checksum
+            count += len(rows)
+            progress.add(reading.bytes // 1000 - progress.count)
+    index.finish()
+    return {"rows": count, "in_pieces": kinds["pieces"], "kinds": {name: kinds[name] for name in ("text", *KINDS)}}
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, ROWS_PER_BATCH)):
+def _batches(source: Source, kind: Kind, reading: Reading, kinds: Counter[str]) -> Iterator[list[tuple[Any, ...]]]:
+    """Checked rows with their lines, in batches bounded by rows and by characters."""
+    shelf, parse, texts = Shelf(source.root), kind.parse, kind.texts
+    batch: list[tuple[Any, ...]] = []
+    characters = 0
+    for row in source.rows(reading):
+        *values, pieces = parse(row, shelf)
+        size = sum([len(values[at]) for at in texts])
+        characters += size
+        kinds["text"] += size > 0
+        if pieces is not None:
+            kinds["pieces"] += 1
+            for name in {part[0] for part in pieces if len(part) > 2}:
+                kinds[name] += 1
+        batch.append((*values, dump(pieces), row.line))
+        if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 
-def _refuse_duplicates(source: Path, directory: Path, kind: Kind) -> None:
-    table = Table(directory / TABLE, ROWS_PER_BATCH)
-    name = kind.columns[0][0]
-    duplicate = IdIndex(directory, lambda rows: table.values(name, rows)).first_duplicate()
+def _refuse_duplicates(source: Source, directory: Path, kind: Kind, reading: Reading) -> None:
+    files = open_files(directory)
+    table = Table(files[TABLE], files[PLACES], kind.columns)
+    duplicate = open_index(table, files, kind).first_duplicate()
     if duplicate is None:
         return
-    first, second = table.values("line", np.array(duplicate))
-    found = table.values(name, np.array(duplicate[:1]))[0]
+    places = [(str(file), note["rows"]) for file, note in zip(source.files, reading.notes, strict=True)]
+    (first_file, first), (file, second) = (row_address(table, row, places) for row in duplicate)
+    where = f"on line {first}" if first_file == file else f"in {first_file}:{first}"
+    name = kind.columns[0][0]
     raise DataError(
-        f"duplicate id, first on line {first}", file=source, line=second, field=name, found=found,
-        expected="each id once", hint="Remove one of the two lines or rename its id",
+        f"duplicate id, first {where}", file=file, line=second, field=name,
+        found=table.values(name, np.array(duplicate[:1]))[0], expected="each id once",
+        hint="Remove one of the two lines or rename its id",
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,13 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .building import ROWS_PER_BATCH
 from .errors import DataError, nearest
 from .files import fingerprint, write_json
-from .reader import COMPRESSIONS
+from .progress import Progress
 from .records import Query
 from .runs import read_qrels
-from .store import CorpusStore, QueryStore
+from .sources import ENDINGS, Source, find_sources
+from .store import BLOCK_ROWS, CorpusStore, QueryStore
 
 CARD = "dataset.yaml"
 CORPUS = "corpus"
@@ -43,7 +42,10 @@ class DatasetCard(BaseModel):
     name: str | None = None
     license: str | None = None
     source: str | None = None
+    revision: str | None = None
+    citation: str | None = None
     languages: list[str] = Field(default_factory=list)
+    modalities: list[str] = Field(default_factory=list)
     prompts: DefaultPrompts = Field(default_factory=DefaultPrompts)
 
     @field_validator("schema_version", mode="before")
@@ -61,10 +63,10 @@ class Dataset:
         splits: names of the query files, sorted.
     """
 
-    def __init__(self, path: Path, card: DatasetCard, corpus_file: Path, query_files: dict[str, Path]) -> None:
+    def __init__(self, path: Path, card: DatasetCard, corpus: Source, splits: dict[str, Source]) -> None:
         self.path, self.card = path, card
-        self.splits = sorted(query_files)
-        self._corpus_file, self._query_files = corpus_file, query_files
+        self.splits = sorted(splits)
+        self._corpus_source, self._query_sources = corpus, splits
         self._corpus: CorpusStore | None = None
         self._queries: dict[str, QueryStore] = {}
 
@@ -80,17 +82,17 @@ class Dataset:
         if not path.is_dir():
             raise DataError(
                 "not a dataset", file=path, found="a file" if path.exists() else "nothing",
-                expected="a directory with corpus.jsonl and a JSONL file for each split",
+                expected="a directory with corpus.jsonl and a file for each split",
                 hint="`teva-data convert` makes one of other layouts",
             )  # fmt: skip
-        files = _jsonl_files(path)
-        if CORPUS not in files:
+        sources = find_sources(path)
+        if CORPUS not in sources:
             raise DataError(
                 "no corpus", file=path, found=sorted(entry.name for entry in path.iterdir()),
-                expected=" or ".join(f"{CORPUS}.jsonl{ending}" for ending in COMPRESSIONS),
+                expected=f"{' or '.join(f'{CORPUS}{ending}' for ending in ENDINGS)}, or a directory of them",
                 hint="`teva-data convert` makes a dataset of other layouts",
             )  # fmt: skip
-        return cls(path, read_card(path / CARD), files.pop(CORPUS), files)
+        return cls(path, read_card(path / CARD), sources.pop(CORPUS), sources)
 
     @property
     def corpus(self) -> CorpusStore:
@@ -100,7 +102,7 @@ class Dataset:
             DataError: a row of the corpus is bad.
         """
         if self._corpus is None:
-            self._corpus = CorpusStore.open(self._corpus_file)
+            self._corpus = CorpusStore.open(self._corpus_source)
         return self._corpus
 
     def queries(self, split: str) -> QueryStore:
@@ -109,11 +111,11 @@ class Dataset:
         Raises:
             DataError: there is no such split, or a row of it is bad.
         """
-        if split not in self._query_files:
+        if split not in self._query_sources:
             hint = nearest(split, self.splits) if self.splits else "It has a corpus only"
             raise DataError("unknown split", file=self.path, found=split, hint=hint)
         if split not in self._queries:
-            self._queries[split] = QueryStore.open(self._query_files[split])
+            self._queries[split] = QueryStore.open(self._query_sources[split])
         return self._queries[split]
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
@@ -140,6 +142,21 @@ class Dataset:
             parts.append(self.queries(split).fingerprint)
         return fingerprint("dataset", *parts)
 
+    def verify(self) -> list[str]:
+        """Read all stores of the dataset and compare them with their checksums; their names.
+
+        A source that has changed gets a new store first, as it would for any other use.
+
+        Raises:
+            DataError: a store's file is damaged, or a row of a source is bad.
+        """
+        stores = {CORPUS: self.corpus, **{split: self.queries(split) for split in self.splits}}
+        with Progress(len(stores), "verify", "stores") as progress:
+            for store in stores.values():
+                store.verify()
+                progress.add(1)
+        return list(stores)
+
     def check_references(self, split: str) -> None:
         """Check the ids of a split against the corpus; a success is remembered for these two files.
 
@@ -151,8 +168,8 @@ class Dataset:
         memory = queries.directory / "references.json"
         if _remembered(memory) == name:
             return
-        for start in range(0, len(queries), ROWS_PER_BATCH):
-            block = queries.queries(start, min(start + ROWS_PER_BATCH, len(queries)))
+        for start in range(0, len(queries), BLOCK_ROWS):
+            block = queries.queries(start, min(start + BLOCK_ROWS, len(queries)))
             for at, query in enumerate(block, start=start):
                 _check_query(query, queries, at)
             self._check_known(queries, block, start)
@@ -171,11 +188,11 @@ class Dataset:
         raise DataError(
             "unknown document", file=file, line=line,
             field=("positive_document_ids", "negative_document_ids")[number % 2], found=ids[int(unknown[0])],
-            expected=f"a docid of {self._corpus_file.name}", hint="Do the two files belong together?",
+            expected=f"a docid of {self._corpus_source.path.name}", hint="Do the two files belong together?",
         )  # fmt: skip
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset, (self.path, self.card, self._corpus_file, self._query_files)
+        return Dataset, (self.path, self.card, self._corpus_source, self._query_sources)
 
     def __repr__(self) -> str:
         return f"Dataset({str(self.path)!r}, splits={self.splits})"
@@ -215,26 +232,6 @@ def _card_error(path: Path, error: ValidationError) -> DataError:
         return DataError("unknown key", file=path, field=field, hint=nearest(str(first["loc"][-1]), known))
     hint = "Quote it: YAML reads an unquoted no as false" if first["input"] is False else None
     return DataError(first["msg"], file=path, field=field, found=first["input"], hint=hint)
-
-
-def _jsonl_files(directory: Path) -> dict[str, Path]:
-    """The JSONL files of a directory by name without ending."""
-    files: dict[str, Path] = {}
-    for path in _visible(directory):
-        for ending in COMPRESSIONS:
-            if path.name.endswith(f".jsonl{ending}") and path.is_file():
-                name = path.name.removesuffix(f".jsonl{ending}")
-                if name in files:
-                    raise DataError(
-                        f"two files for {name!r}", file=directory, found=[files[name].name, path.name],
-                        expected="one of them", hint="Remove the one that is out of date",
-                    )  # fmt: skip
-                files[name] = path
-    return files
-
-
-def _visible(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.iterdir()) if not path.name.startswith("."))
 
 
 def _check_query(query: Query, queries: QueryStore, row: int) -> None:

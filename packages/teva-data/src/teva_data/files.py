@@ -135,6 +135,20 @@ def write_json(path: str | Path, value: object) -> None:
         file.write("\n")
 
 
+def write_sealed(path: str | Path, value: dict[str, Any]) -> None:
+    """Write ``value`` as JSON with a checksum of itself (key ``seal``), atomically; :func:`read_sealed` reads it."""
+    write_json(path, {**value, "seal": fingerprint(value)})
+
+
+def read_sealed(path: str | Path) -> dict[str, Any] | None:
+    """What :func:`write_sealed` wrote; None where it is missing, or is not what was written."""
+    try:
+        value = json.loads(Path(path).read_bytes())
+        return value if value.pop("seal") == fingerprint(value) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def checksum(path: str | Path) -> str:
     """XXH3-128 of a file's bytes, in hexadecimal: fast enough to run on every read, not a defence against forgery."""
     digest = xxhash.xxh3_128()

@@ -15,6 +15,7 @@ from .errors import DataError
 from .reader import COMPRESSIONS, read_lines, read_rows
 from .records import Document, Query, parse_document, parse_query
 from .runs import read_qrels, write_qrels
+from .sources import Source
 from .store import CorpusStore
 
 logger = logging.getLogger(__name__)
@@ -82,9 +83,10 @@ def _qrels_files(source: Path) -> dict[str, Path]:
 
 def _corpus(file: Path, work: Path, options: Options) -> CorpusStore:
     """A store of the source's corpus in a place that goes away: checks it, and finds ids without a set of them all."""
-    kind = CORPUS.with_parser(lambda row: parse_document(row, options.document_field))
-    build_store(file, work / "corpus", kind)
-    return CorpusStore(work / "corpus", file)
+    kind = CORPUS.with_parser(lambda row, shelf: parse_document(row, options.document_field, shelf))
+    source = Source.of(file)
+    build_store(source, work / "corpus", kind)
+    return CorpusStore(work / "corpus", source)
 
 
 def _documents(corpus: CorpusStore) -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""Reads JSONL, plain or compressed, one record at a time; whatever cannot be read is a DataError with its line."""
+"""Reads JSONL, plain or compressed, and Parquet, record by record; what cannot be read is an error with its line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 COMPRESSIONS = ("", ".gz", ".zst")
+LINE_LIMIT = 1 << 27
+"""Bytes of a line at most: a file without line ends must not fill the memory."""
+PARQUET_ROWS = 256  # read at once; a row may hold a picture
 
 
 class Tap:
@@ -55,41 +58,117 @@ def read_lines(path: str | Path, tap: Tap | None = None) -> Iterator[tuple[int, 
         tap: told of every byte of the file, to its end.
 
     Raises:
-        DataError: the file cannot be opened or decompressed, or a line is not UTF-8.
+        DataError: the file cannot be opened or decompressed, a line is not UTF-8 or longer than :data:`LINE_LIMIT`.
     """
-    path = Path(path)
+    return _numbered_lines(Path(path), tap, _Bad(None))
+
+
+def _numbered_lines(path: Path, tap: Tap | None, bad: _Bad) -> Iterator[tuple[int, str]]:
     number = 0
-    for number, raw in enumerate(_raw_lines(path, tap or Tap()), start=1):
-        if number == 1:
-            raw = raw.removeprefix(codecs.BOM_UTF8)
-        try:
-            yield number, raw.removesuffix(b"\r").decode()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"not UTF-8 at byte {error.start + 1} of the line: {error.reason}", file=path, line=number,
-                found=raw[error.start : error.start + 8], hint="Save the file as UTF-8",
-            ) from error  # fmt: skip
+    try:
+        for number, raw in enumerate(_raw_lines(path, tap or Tap()), start=1):
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                line = raw.removesuffix(b"\r").decode()
+            except UnicodeDecodeError as error:
+                bad.note(
+                    DataError(
+                        f"not UTF-8 at byte {error.start + 1} of the line: {error.reason}", file=path, line=number,
+                        found=raw[error.start : error.start + 8], hint="Save the file as UTF-8",
+                    )
+                )  # fmt: skip
+                continue
+            yield number, line
+    except _CannotGoOnError as error:
+        bad.note(error.problem)
 
 
-def read_rows(path: str | Path, tap: Tap | None = None) -> Iterator[Row]:
+class _CannotGoOnError(Exception):
+    """The file ends for us here."""
+
+    def __init__(self, problem: DataError) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
+def read_rows(path: str | Path, tap: Tap | None = None, problems: list[DataError] | None = None) -> Iterator[Row]:
     """Records of a JSONL file, streamed. Empty lines are allowed at the end only.
+
+    Args:
+        path: the file.
+        tap: told of every byte of the file, to its end.
+        problems: where given, what is wrong with a line is noted here and reading goes on with the next line; what is
+            wrong with the file as a whole ends it.
 
     Raises:
         DataError: as :func:`read_lines`; a line is not a JSON object, or names a field twice; or there is no row.
     """
     path = Path(path)
+    bad = _Bad(problems)
     empty_line = None
     none = True
-    for number, line in read_lines(path, tap):
+    for number, line in _numbered_lines(path, tap, bad):
         if not line.strip():
             empty_line = empty_line or number
             continue
-        if empty_line is not None:
-            raise DataError("empty line", file=path, line=empty_line, expected="a JSON object", hint="Remove the line")
         none = False
-        yield Row(_parse(line, path, number), path, number)
+        if empty_line is not None:
+            bad.note(
+                DataError("empty line", file=path, line=empty_line, expected="a JSON object", hint="Remove the line")
+            )
+            empty_line = None
+        try:
+            record = _parse(line, path, number)
+        except DataError as error:
+            bad.note(error)
+        else:
+            yield Row(record, path, number)
     if none:
-        raise DataError("no rows", file=path, expected="at least one JSON object")
+        bad.note(DataError("no rows", file=path, expected="at least one JSON object"))
+
+
+def read_parquet(path: str | Path, problems: list[DataError] | None = None) -> Iterator[Row]:
+    """Rows of a Parquet file, streamed; a row's line is its number from 1.
+
+    Raises:
+        DataError: the file cannot be read as Parquet, or has no row.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    bad = _Bad(problems)
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_ROWS):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield Row(record, path, number)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        bad.note(
+            DataError(
+                f"cannot be read as Parquet after row {number}: {reason}", file=path,
+                hint="Is the file cut short or damaged?",
+            )
+        )  # fmt: skip
+        return
+    if not number:
+        bad.note(DataError("no rows", file=path, expected="at least one row"))
+
+
+class _Bad:
+    """Raises what is wrong, or notes it where there is a list for it."""
+
+    def __init__(self, problems: list[DataError] | None) -> None:
+        self._problems = problems
+
+    def note(self, error: DataError) -> None:
+        if self._problems is None:
+            raise error
+        self._problems.append(error)
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -126,12 +205,24 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_fields_once)
 def _refuse_lone_surrogates(record: dict[str, Any], path: Path, number: int) -> None:
     """Half of a surrogate pair is valid JSON and no text: no tokenizer and no file takes it."""
     for field, value in record.items():
-        for text in [field, *(value if isinstance(value, list) else [value])]:
-            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+        for text in [field, *_texts_in(value)]:
+            if any("\ud800" <= character <= "\udfff" for character in text):
                 raise DataError(
                     "not Unicode text: half of a surrogate pair", file=path, line=number, field=field, found=text,
                     hint="Was the text cut in the middle of a character?",
                 )  # fmt: skip
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
 
 
 class _Tapped(io.RawIOBase):
@@ -169,18 +260,26 @@ def _raw_lines(path: Path, tap: Tap) -> Iterator[bytes]:
     try:
         file, raw = _open(path, tap)
     except OSError as error:
-        raise DataError(f"cannot be opened: {error.strerror or error}", file=path) from error
+        raise _CannotGoOnError(DataError(f"cannot be opened: {error.strerror or error}", file=path)) from error
     with raw, file:
         rest: list[bytes] = []
-        lines = 0
+        lines = held = 0
         while chunk := _read(file, path, lines):
             first, *others = chunk.split(b"\n")
             rest.append(first)
+            held += len(first)
+            if held > LINE_LIMIT:
+                raise _CannotGoOnError(
+                    DataError(
+                        f"a line of more than {LINE_LIMIT >> 20} MiB", file=path, line=lines + 1,
+                        expected="one record a line", hint="Are the line ends missing?",
+                    )
+                )  # fmt: skip
             if others:
                 yield b"".join(rest)
                 *whole, last = others
                 yield from whole
-                rest, lines = [last], lines + len(others)
+                rest, held, lines = [last], len(last), lines + len(others)
         if last_line := b"".join(rest):
             yield last_line
         while raw.read(CHUNK):  # a decompressor need not look at the last bytes; the tap is promised all
@@ -192,6 +291,8 @@ def _read(file: IO[bytes], path: Path, lines: int) -> bytes:
         return file.read(CHUNK)
     except (OSError, EOFError, zlib.error) as error:
         # gzip and zstd report damage in three ways, none of which names the file.
-        raise DataError(
-            f"cannot be read after line {lines}: {error}", file=path, hint="Is the file cut short or damaged?"
+        raise _CannotGoOnError(
+            DataError(
+                f"cannot be read after line {lines}: {error}", file=path, hint="Is the file cut short or damaged?"
+            )
         ) from error

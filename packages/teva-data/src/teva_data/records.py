@@ -13,9 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import DataError
+from .pieces import KINDS, Media, Piece, Shelf, Stored, arrange
 
 DOCUMENT_ID = ("docid", "_id", "id")
 DOCUMENT_TEXT = ("document_text", "text", "contents")
@@ -26,9 +27,13 @@ POSITIVES, NEGATIVES = ("positive_document_ids",), ("negative_document_ids",)
 POSITIVE_SCORES, NEGATIVE_SCORES = ("positive_scores",), ("negative_scores",)
 PROMPT = ("prompt",)
 
-DOCUMENT_FIELDS = (*DOCUMENT_ID, *DOCUMENT_TEXT, *TITLE)
+DOCUMENT_MEDIA = tuple((kind, (f"document_{kind}", kind)) for kind in KINDS)
+QUERY_MEDIA = tuple((kind, (f"query_{kind}", kind)) for kind in KINDS)
+
+DOCUMENT_FIELDS = (*DOCUMENT_ID, *DOCUMENT_TEXT, *TITLE, *(name for _, names in DOCUMENT_MEDIA for name in names))
 QUERY_FIELDS = (
     *QUERY_ID, *QUERY_TEXT, *POSITIVES, *NEGATIVES, *POSITIVE_SCORES, *NEGATIVE_SCORES, *PROMPT,
+    *(name for _, names in QUERY_MEDIA for name in names),
 )  # fmt: skip
 # Fields that a row need not have, so that a misspelt name would go unnoticed: names, and how near a name must come.
 # Looser for the text: without it a corpus is trained on its titles alone.
@@ -37,23 +42,30 @@ _OPTIONAL_OF_DOCUMENT: _Groups = ((DOCUMENT_TEXT, 0.75), (TITLE, 0.8))
 _OPTIONAL_OF_QUERY: _Groups = (
     (POSITIVES, 0.8), (NEGATIVES, 0.8), (POSITIVE_SCORES, 0.8), (NEGATIVE_SCORES, 0.8), (PROMPT, 0.8),
 )  # fmt: skip
-MEDIA = frozenset(prefix + kind for prefix in ("", "document_", "query_") for kind in ("image", "video", "audio"))
+MEDIA = frozenset(name for _, names in (*DOCUMENT_MEDIA, *QUERY_MEDIA) for name in names)
 INLINE = ("positive_passages", "negative_passages")
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One document of a corpus.
+class Document(NamedTuple):
+    """One document of a corpus. A named tuple: batches make thousands of them a second.
 
     Attributes:
         docid: its name, unique in the corpus.
-        document_text: the text as the file has it; may be empty where there is a title.
+        document_text: the text as the file has it, several texts joined by a space; may be empty where there is a title
+            or media.
         title: empty where there is none.
+        pieces: texts and media in order; empty where the document is one text and nothing else.
     """
 
     docid: str
     document_text: str
     title: str = ""
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """Its pictures, clips and recordings, in order."""
+        return tuple(piece for piece in self.pieces if isinstance(piece, Media))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,7 @@ class Query:
         positive_scores: a teacher's score of each positive, or None.
         negative_scores: a teacher's score of each negative, or None.
         prompt: put before this query in place of the dataset's or the model's prompt; None: theirs.
+        pieces: texts and media in order; empty where the query is one text and nothing else.
     """
 
     query_id: str
@@ -77,6 +90,12 @@ class Query:
     positive_scores: tuple[float, ...] | None = None
     negative_scores: tuple[float, ...] | None = None
     prompt: str | None = None
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """Its pictures, clips and recordings, in order."""
+        return tuple(piece for piece in self.pieces if isinstance(piece, Media))
 
 
 def join_title(title: str, text: str) -> str:
@@ -112,51 +131,54 @@ class Row:
         )
 
 
-# The columns of a store, in order: docid, title, document_text.
-DocumentValues = tuple[str, str, str]
-# query_id, query_text, positives, negatives, positive scores, negative scores, prompt.
-QueryValues = tuple[str, str, list[str], list[str], list[float] | None, list[float] | None, str | None]
+# The columns of a store, in order: docid, title, document_text, pieces.
+DocumentValues = tuple[str, str, str, Stored | None]
+# query_id, query_text, positives, negatives, positive scores, negative scores, prompt, pieces.
+QueryValues = tuple[
+    str, str, list[str], list[str], list[float] | None, list[float] | None, str | None, Stored | None
+]  # fmt: skip
 
 
-def parse_document(row: Row, text_field: str | None = None) -> DocumentValues:
+def parse_document(row: Row, text_field: str | None = None, shelf: Shelf | None = None) -> DocumentValues:
     """Check one document.
 
     Args:
         row: the record; fields that teva does not know are ignored.
         text_field: read the text from this field alone.
+        shelf: finds the files that media fields name; without it, media fields are refused.
 
     Returns:
-        docid, title, text; title and text are "" where the record has none.
+        docid, title, text and pieces; title and text are "" where there is none, pieces None where it is one text.
 
     Raises:
-        DataError: a field is missing, of the wrong type or given twice with different values; there is neither title
-            nor text; or there is a media field, which this version does not read.
+        DataError: a field is missing, of the wrong type or given twice with different values; or there is neither a
+            title nor a text nor media.
     """
-    _refuse_unread(row)
+    _refuse_inline(row)
     field, value = _required(row, DOCUMENT_ID, DOCUMENT_FIELDS)
     docid = _identifier(row, field, value)
     _refuse_misspelt(row, DOCUMENT_FIELDS, _OPTIONAL_OF_DOCUMENT)
     title = _string(row, *_pick(row, TITLE))
-    if text_field is None:
-        text = _string(row, *_pick(row, DOCUMENT_TEXT))
-    else:
-        text = _string(row, *_required(row, (text_field,), (text_field,)))
-    if not (text.strip() or title.strip()):
+    names = DOCUMENT_TEXT if text_field is None else (text_field,)
+    field, value = _pick(row, names) if text_field is None else _required(row, names, names)
+    text, pieces = _content(row, field, value, DOCUMENT_MEDIA, shelf)
+    if pieces is None and not (text.strip() or title.strip()):
         raise row.error(
-            "empty document", found=docid, expected="a title or a text", hint="Give it one or remove the line"
+            "empty document", found=docid, expected="a title, a text or media", hint="Give it one or remove the line"
         )
-    return docid, title, text
+    return docid, title, text, pieces
 
 
-def parse_query(row: Row, text_field: str | None = None) -> QueryValues:
+def parse_query(row: Row, text_field: str | None = None, shelf: Shelf | None = None) -> QueryValues:
     """Check one query; see :class:`Query` for the fields and :func:`parse_document` for the rest."""
-    _refuse_unread(row)
+    _refuse_inline(row)
     field, value = _required(row, QUERY_ID, QUERY_FIELDS)
     query_id = _identifier(row, field, value)
     names = QUERY_TEXT if text_field is None else (text_field,)
-    field, value = _required(row, names, QUERY_FIELDS)
-    text = _string(row, field, value)
-    if not text.strip():
+    has_media = any(row.record.get(name) is not None for _, names in QUERY_MEDIA for name in names)
+    field, value = _pick(row, names) if has_media else _required(row, names, QUERY_FIELDS)
+    text, pieces = _content(row, field, value, QUERY_MEDIA, shelf)
+    if pieces is None and not text.strip():
         raise row.error("empty query", field, found=text, hint="Give it a text or remove the line")
     _refuse_misspelt(row, QUERY_FIELDS, _OPTIONAL_OF_QUERY)
     positives, negatives = _identifiers(row, *_pick(row, POSITIVES)), _identifiers(row, *_pick(row, NEGATIVES))
@@ -169,23 +191,48 @@ def parse_query(row: Row, text_field: str | None = None) -> QueryValues:
         _scores(row, *_pick(row, POSITIVE_SCORES), len(positives)),
         _scores(row, *_pick(row, NEGATIVE_SCORES), len(negatives)),
         None if value is None else _string(row, field, value),
+        pieces,
     )
 
 
-def _refuse_unread(row: Row) -> None:
+def _content(
+    row: Row, field: str, value: Any, media: tuple[tuple[str, tuple[str, ...]], ...], shelf: Shelf | None
+) -> tuple[str, Stored | None]:
+    """The text, and the pieces where there is more than one text."""
+    if MEDIA.isdisjoint(row.record) and not isinstance(value, list):
+        return _string(row, field, value), None
+    found = [(kind, *_pick(row, names)) for kind, names in media]
+    if shelf is None and (given := next((each for each in found if each[2] is not None), None)):
+        raise row.error("media are not read here", given[1], found=given[2], hint="Remove the field")
+    fields = {"text": field, **{kind: name for kind, name, _ in found}}
+    values = arrange([("text", value), *((kind, each) for kind, _, each in found)])
+    texts: list[str] = []
+    pieces: Stored = []
+    length = 0
+    for kind, each in values:
+        if kind != "text":
+            assert shelf is not None
+            pieces.append(shelf.place(row, fields[kind], each, kind))
+            continue
+        text = _string(row, field, each)
+        if isinstance(value, list) and not text.strip():
+            raise row.error("an empty text in a list", field, found=value, hint="Remove it, or write null")
+        start = length + bool(texts)
+        length = start + len(text)
+        texts.append(text)
+        pieces.append([start, length])
+    text = " ".join(texts)
+    return text, None if not pieces or pieces == [[0, len(text)]] else pieces
+
+
+def _refuse_inline(row: Row) -> None:
     record = row.record
-    if not MEDIA.isdisjoint(record):
-        for field in record:
-            if field in MEDIA and record[field] is not None:
-                raise row.error(
-                    "this version of teva reads text only", field, found=record[field],
-                    hint="Remove the field if the text alone is meant",
-                )  # fmt: skip
     for field in INLINE:
         if record.get(field):
             raise row.error(
                 "passages inside a query row are not read", field, found=record[field],
                 expected=f"a corpus file, and ids in {field.replace('passages', 'document_ids')!r}",
+                hint="`teva-data convert` makes both of it",
             )  # fmt: skip
 
 

@@ -13,12 +13,28 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .building import CORPUS, QUERIES, ROWS_PER_BATCH, TABLE, Kind, ensure_store, read_manifest
+from .building import (
+    CORPUS,
+    PLACES,
+    QUERIES,
+    TABLE,
+    Kind,
+    ensure_store,
+    open_files,
+    open_index,
+    read_manifest,
+    row_address,
+)
+from .checked import SUFFIX
 from .errors import DataError
 from .files import checksum
-from .index import IdIndex
+from .pieces import load
 from .records import Document, Query
+from .sources import Source
 from .table import Table
+
+BLOCK_ROWS = 4096
+"""Rows that are read at once by what goes through a whole store."""
 
 Rows = Sequence[int] | NDArray[np.integer]
 
@@ -28,67 +44,75 @@ class Store:
 
     Args:
         directory: the store.
-        source: the file that it was made of, for addresses.
+        source: what it was made of, for addresses and media.
+
+    Attributes:
+        fingerprint: checksum of the source's bytes.
+        kinds: how many rows hold ``text``, ``image``, ``video``, ``audio``.
     """
 
     kind: Kind
 
-    def __init__(self, directory: Path, source: Path) -> None:
+    def __init__(self, directory: Path, source: Source) -> None:
         manifest = read_manifest(directory, self.kind)
         if manifest is None:
             raise DataError("not a whole store of this version", file=directory, hint="Remove the directory")
-        self.directory, self.source = directory, source
+        self.directory, self.source = directory, source.path
         self.fingerprint: str = manifest["source"]["checksum"]
-        """Checksum of the source's bytes."""
+        self.kinds: dict[str, int] = manifest["kinds"]
+        self._plain = not manifest["in_pieces"]
+        self._source, self._root = source, str(source.root)
         self._count: int = manifest["rows"]
-        self._files: dict[str, dict[str, Any]] = manifest["files"]
-        self._table = Table(directory / TABLE, ROWS_PER_BATCH)
-        self._id = self.kind.columns[0][0]
-        self._index = IdIndex(directory, lambda rows: self._table.values(self._id, rows))
+        self._noted: dict[str, dict[str, Any]] = manifest["files"]
+        self._rows_of = [note["rows"] for note in manifest["source"]["files"]]
+        self._files = open_files(directory)
+        self._table = Table(self._files[TABLE], self._files[PLACES], self.kind.columns)
+        self._index = open_index(self._table, self._files, self.kind)
 
     @classmethod
-    def open(cls, source: str | Path) -> Self:
-        """The store of a JSONL file; built, with progress, where there is none or the file has changed.
+    def open(cls, source: str | Path | Source) -> Self:
+        """The store of a JSONL or Parquet file, or of a directory of them; built, with progress, where there is none
+        or a file has changed.
 
         Raises:
-            DataError: a row of the file is bad.
+            DataError: a row is bad.
         """
-        source = Path(source)
+        source = source if isinstance(source, Source) else Source.of(source)
         return cls(ensure_store(source, cls.kind), source)
 
     def __len__(self) -> int:
         return self._count
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.directory, self.source)
+        return type(self), (self.directory, self._source)
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each id, int64 [N]; -1 for an unknown id."""
         return self._index.rows(ids)
 
     def address(self, row: int) -> tuple[str, int]:
-        """File and line of a row."""
-        return str(self.source), self._values("line", [row])[0]
+        """File and line of a row; of a Parquet file the row's number in it."""
+        self._checked([row])
+        files = list(zip(map(str, self._source.files), self._rows_of, strict=True))
+        return row_address(self._table, row, files)
 
     def arrays(self, column: str) -> list[Any]:
-        """The Arrow arrays of a column, one for each batch, on the mapped memory."""
+        """The Arrow arrays of a column, one for each batch, on the mapped memory; their checksums are not looked at."""
         return self._table.arrays(column)
 
     def verify(self) -> None:
-        """Compare the store's files with their checksums.
+        """Read all of the store and compare it with its checksums.
 
         Raises:
-            DataError: a file is damaged; name it, so that the store can be removed and is built again.
+            DataError: a file is damaged; named, so that the store can be removed and is built again.
         """
-        for name, noted in self._files.items():
-            if checksum(self.directory / name) != noted["checksum"]:
+        for name, file in self._files.items():
+            if checksum(self.directory / (name + SUFFIX)) != self._noted[name + SUFFIX]["checksum"]:
                 raise DataError(
-                    "the file is damaged: its checksum differs", file=self.directory / name,
+                    "the file is damaged: its checksum differs", file=self.directory / (name + SUFFIX),
                     hint=f"Remove {self.directory}; it is built again",
                 )  # fmt: skip
-
-    def _values(self, column: str, rows: Rows) -> list[Any]:
-        return self._table.values(column, self._checked(rows))
+            file.check_all()
 
     def _checked(self, rows: Rows) -> NDArray[np.int64]:
         # A negative row is an unknown id that nobody looked at, never the last row.
@@ -99,9 +123,12 @@ class Store:
         return numbers
 
     def _slice(self, column: str, start: int, stop: int) -> list[Any]:
+        self._check_range(start, stop)
+        return self._table.slice(column, start, stop)
+
+    def _check_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self._count:
             raise IndexError(f"rows {start} to {stop}; expected a range within 0 to {self._count} of {self.source}")
-        return self._table.slice(column, start, stop)
 
 
 class CorpusStore(Store):
@@ -111,9 +138,26 @@ class CorpusStore(Store):
 
     def get(self, rows: Rows) -> list[Document]:
         """The documents at rows [N], in their order. Raises IndexError for a row that is not there."""
-        checked = self._checked(rows)
-        columns = (self._table.values(name, checked) for name in ("docid", "document_text", "title"))
-        return list(map(Document, *columns))
+        return self._documents(self._checked(rows))
+
+    def lookup(self, ids: Sequence[str]) -> list[Document]:
+        """The documents with these ids [N], in their order: what ``get(rows(ids))`` gives, in one pass.
+
+        Raises:
+            DataError: there is no such document.
+        """
+        rows = self._index.candidates(ids)
+        found = self._documents(rows) if (rows >= 0).all() else []
+        # An equal hash is the id itself but for one chance in 2**64 for each pair.
+        if len(found) == len(ids) and all(map(str.__eq__, ids, [each.docid for each in found])):
+            return found
+        rows = self.rows(ids)
+        if (rows < 0).any():
+            raise DataError(
+                "unknown document", file=self.source, field="docid", found=ids[int(np.flatnonzero(rows < 0)[0])],
+                expected=f"one of its {len(self)} documents",
+            )  # fmt: skip
+        return self._documents(rows)
 
     def docids(self, start: int, stop: int) -> list[str]:
         """Ids of rows ``start`` to ``stop`` (not included)."""
@@ -121,8 +165,20 @@ class CorpusStore(Store):
 
     def documents(self, start: int, stop: int) -> list[Document]:
         """Rows ``start`` to ``stop`` (not included)."""
-        columns = (self._slice(name, start, stop) for name in ("docid", "document_text", "title"))
-        return list(map(Document, *columns))
+        self._check_range(start, stop)
+        return self._documents(np.arange(start, stop, dtype=np.int64))
+
+    def __iter__(self) -> Iterator[Document]:
+        for start in range(0, len(self), BLOCK_ROWS):
+            yield from self.documents(start, min(start + BLOCK_ROWS, len(self)))
+
+    def _documents(self, rows: NDArray[np.int64]) -> list[Document]:
+        ids, texts, titles = (self._table.values(name, rows) for name in ("docid", "document_text", "title"))
+        if self._plain:
+            return list(map(Document, ids, texts, titles))
+        stored = self._table.values("pieces", rows)
+        pieces = [load(text, each, self._root) for text, each in zip(texts, stored, strict=True)]
+        return list(map(Document, ids, texts, titles, pieces))
 
 
 class QueryStore(Store):
@@ -134,33 +190,36 @@ class QueryStore(Store):
         return self.get([row])[0]
 
     def __iter__(self) -> Iterator[Query]:
-        for start in range(0, len(self), ROWS_PER_BATCH):
-            yield from self.queries(start, min(start + ROWS_PER_BATCH, len(self)))
+        for start in range(0, len(self), BLOCK_ROWS):
+            yield from self.queries(start, min(start + BLOCK_ROWS, len(self)))
 
     def get(self, rows: Rows) -> list[Query]:
         """The queries at rows [N], in their order. Raises IndexError for a row that is not there."""
-        checked = self._checked(rows)
-        return _queries([self._table.values(name, checked) for name, _ in QUERIES.columns])
+        return self._queries(self._checked(rows))
 
     def queries(self, start: int, stop: int) -> list[Query]:
         """Rows ``start`` to ``stop`` (not included)."""
-        return _queries([self._slice(name, start, stop) for name, _ in QUERIES.columns])
+        self._check_range(start, stop)
+        return self._queries(np.arange(start, stop, dtype=np.int64))
 
     def query_ids(self, start: int, stop: int) -> list[str]:
         """Ids of rows ``start`` to ``stop`` (not included)."""
         return self._slice("query_id", start, stop)
 
-
-def _queries(columns: list[list[Any]]) -> list[Query]:
-    return [
-        Query(
-            query_id,
-            text,
-            tuple(positives),
-            tuple(negatives),
-            None if positive_scores is None else tuple(positive_scores),
-            None if negative_scores is None else tuple(negative_scores),
-            prompt,
-        )
-        for query_id, text, positives, negatives, positive_scores, negative_scores, prompt in zip(*columns, strict=True)
-    ]
+    def _queries(self, rows: NDArray[np.int64]) -> list[Query]:
+        columns = [self._table.values(name, rows) for name, _ in QUERIES.columns if name != "line"]
+        return [
+            Query(
+                query_id,
+                text,
+                tuple(positives),
+                tuple(negatives),
+                None if positive_scores is None else tuple(positive_scores),
+                None if negative_scores is None else tuple(negative_scores),
+                prompt,
+                load(text, pieces, self._root),
+            )
+            for query_id, text, positives, negatives, positive_scores, negative_scores, prompt, pieces in zip(
+                *columns, strict=True
+            )
+        ]

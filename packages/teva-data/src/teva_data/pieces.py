@@ -1,0 +1,159 @@
+"""Records of several pieces: texts, pictures, clips and recordings in any combination, their bytes addressed, not held.
+
+A record's fields hold one piece or a list of pieces each. Position 1 of all lists comes before position 2; within a
+position the order is text, image, video, audio; ``null`` in a list holds a place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .records import Row
+
+KINDS = ("image", "video", "audio")
+
+
+class Media(NamedTuple):
+    """Where the bytes of a picture, a clip or a recording lie.
+
+    Attributes:
+        kind: ``image``, ``video`` or ``audio``.
+        path: the file.
+        offset: where its bytes begin in that file.
+        length: how many there are; -1: all to the end of the file.
+    """
+
+    kind: str
+    path: str
+    offset: int = 0
+    length: int = -1
+
+    def read(self) -> bytes:
+        """The bytes, as they are stored.
+
+        Raises:
+            DataError: the file cannot be read, or has become shorter than it was.
+        """
+        from .errors import DataError
+
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.length)
+        except OSError as error:
+            raise DataError(f"the {self.kind} cannot be read: {error.strerror}", file=self.path) from error
+        if not data or (self.length >= 0 and len(data) != self.length):
+            raise DataError(
+                f"the {self.kind} is not whole", file=self.path, found=f"{len(data)} bytes at {self.offset}",
+                expected=f"{self.length} bytes" if self.length >= 0 else "at least one byte",
+                hint="Was the file replaced after the dataset was made?",
+            )  # fmt: skip
+        return data
+
+
+Piece = str | Media
+# As a store keeps pieces: [start, stop] of a text in the record's text, [kind, file, offset, length] of the others.
+Stored = list[list[Any]]
+
+
+class Shelf:
+    """Finds media files of a dataset and checks that they can be read. One for each building of a store.
+
+    Args:
+        root: the dataset's directory, which media paths are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._sizes: dict[str, int] = {}
+
+    def place(self, row: Row, field: str, value: Any, kind: str) -> list[Any]:
+        """``[kind, file, offset, length]`` of a media value.
+
+        Raises:
+            DataError: it is neither a path nor an address, it leaves the dataset's directory, or there are no bytes.
+        """
+        if isinstance(value, Mapping) and value.get("bytes") is not None:
+            raise row.error(
+                "bytes inside the row cannot be addressed", field, found=f"{len(value['bytes'])} bytes",
+                expected='a path, or {"file": ..., "offset": ..., "length": ...}',
+                hint="`teva-data convert` puts them into files",
+            )  # fmt: skip
+        file, offset, length = value, 0, None
+        if isinstance(value, Mapping):
+            file, offset, length = value.get("file", value.get("path")), value.get("offset") or 0, value.get("length")
+        good = isinstance(file, str) and file and type(offset) is int and (length is None or type(length) is int)
+        if not good or offset < 0 or (length is not None and length < 1):
+            raise row.error(
+                f"not the address of a file ({kind})", field, found=value,
+                expected='a path, or {"file": "x.tar", "offset": 1536, "length": 4777}',
+            )  # fmt: skip
+        size = self._size(row, field, file)
+        length = size - offset if length is None else length
+        if length < 1 or offset + length > size:
+            raise row.error(
+                "no bytes there" if length < 1 else "the file is shorter than that", field, found=value,
+                expected=f"a range within the {size} bytes of {file}",
+            )  # fmt: skip
+        return [kind, file, offset, length]
+
+    def _size(self, row: Row, field: str, file: str) -> int:
+        size = self._sizes.get(file)
+        if size is None:
+            path = PurePosixPath(file)
+            if path.is_absolute() or ".." in path.parts or "\0" in file or "\\" in file:
+                raise row.error(
+                    "a path that leaves the dataset", field, found=file,
+                    expected="a path relative to the dataset's directory, without '..'",
+                )  # fmt: skip
+            place = self._root / path
+            if not place.is_file():
+                raise row.error(
+                    "no such file", field, found=file, expected=f"a file in {self._root}",
+                    hint="Paths are relative to the dataset's directory",
+                )  # fmt: skip
+            size = place.stat().st_size
+            if len(self._sizes) >= 65536:  # files of one piece each are asked for once; archives come again soon
+                self._sizes.clear()
+            self._sizes[file] = size
+        return size
+
+
+def arrange(fields: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Values of the four fields in order, each with its kind; ``text`` among the kinds.
+
+    Args:
+        fields: kind and value, text first; a value is one piece, a list of pieces, or None.
+    """
+    lists = [(kind, value if isinstance(value, list) else [value]) for kind, value in fields]
+    return [
+        (kind, values[position])
+        for position in range(max(len(values) for _, values in lists))
+        for kind, values in lists
+        if position < len(values) and values[position] is not None
+    ]
+
+
+def dump(stored: Stored | None) -> str | None:
+    """As a store's column holds it: JSON, so that any reader of the Arrow file can read it too; None for plain text."""
+    return None if stored is None else json.dumps(stored, ensure_ascii=False, separators=(",", ":"))
+
+
+def load(text: str, column: str | None, root: str) -> tuple[Piece, ...]:
+    """The pieces of a record.
+
+    Args:
+        column: the text's column of the store.
+        text: the record's text, which holds all its texts.
+        root: the dataset's directory.
+    """
+    if column is None:
+        return ()
+    return tuple(
+        text[part[0] : part[1]] if len(part) == 2 else Media(part[0], f"{root}/{part[1]}", part[2], part[3])
+        for part in json.loads(column)
+    )
