@@ -144,14 +144,13 @@ def test_store_travels_to_another_process(large):
     assert pickle.loads(data).get([9999]) == [documents[9999]]  # noqa: S301
 
 
-def weak(identifier: str) -> int:
+def weak(identifier: bytes) -> int:
     return len(identifier) % 3
 
 
 def test_ids_that_share_a_hash_are_told_apart(write, monkeypatch):
     # Real collisions of 64 bits cannot be had, so the hash is made a weak one: 200 ids share three hashes.
     monkeypatch.setattr(index, "hash_id", weak)
-    monkeypatch.setattr(building, "hash_id", weak)
     docids = ["x" * n for n in range(1, 200)] + ["y"]
     store = CorpusStore.open(write("corpus.jsonl", [{"docid": docid, "text": docid} for docid in docids]))
     asked = [*reversed(docids), "z", "z" * 500]
@@ -185,7 +184,6 @@ def test_index_of_spilled_parts_is_the_index_sorted_in_memory(tmp_path, monkeypa
 def test_duplicate_id_names_both_lines(write, monkeypatch, collide):
     if collide:
         monkeypatch.setattr(index, "hash_id", weak)
-        monkeypatch.setattr(building, "hash_id", weak)
     rows = [{"docid": f"d{n}", "text": "t"} for n in range(100)]
     path = write(
         "corpus.jsonl", [*rows, {"_id": "d41", "text": "u"}, *[{"docid": f"e{n}", "text": "t"} for n in range(9)]]

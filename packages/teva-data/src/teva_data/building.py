@@ -26,7 +26,7 @@ import numpy as np
 from .checked import SUFFIX, CheckedFile, write_checks
 from .errors import DataError, TevaError
 from .files import atomic_directory, checksum, read_sealed, recover, remove_leftovers, write_sealed
-from .index import INDEX_FILES, IdIndex, IndexWriter, hash_id
+from .index import INDEX_FILES, IdIndex, IndexWriter, encode_id, hash_ids
 from .pieces import KINDS, Shelf, dump
 from .progress import Progress
 from .records import Row, parse_document, parse_query
@@ -193,7 +193,7 @@ def open_files(directory: Path) -> dict[str, CheckedFile]:
 def open_index(table: Table, files: dict[str, CheckedFile], kind: Kind) -> IdIndex:
     """The index of a store."""
     name = kind.columns[0][0]
-    return IdIndex(files, lambda rows: table.values(name, rows))
+    return IdIndex(files, lambda rows: table.raw(name, rows))
 
 
 def row_address(table: Table, row: int, files: list[tuple[str, int]]) -> tuple[str, int]:
@@ -220,7 +220,7 @@ def _write_rows(source: Source, directory: Path, kind: Kind, reading: Reading) -
         for rows in _batches(source, kind, reading, kinds):
             columns = [list(column) for column in zip(*rows, strict=True)]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-            index.add(np.fromiter(map(hash_id, columns[0]), dtype=np.uint64, count=len(rows)))
+            index.add(hash_ids(map(encode_id, columns[0])))
             writer.write_batch(pa.record_batch(arrays, schema=schema))
             count += len(rows)
             progress.add(reading.bytes // 1000 - progress.count)

@@ -32,7 +32,7 @@ class CheckedFile:
         remedy: what to do where it is damaged, for the message.
 
     Attributes:
-        bytes: the whole file as a memory view on the mapped memory; :meth:`check` what is read through it.
+        map: the whole file, mapped; a slice of it is a copy. :meth:`check` what is read through it.
 
     Raises:
         DataError: the checksums are not as many as the blocks.
@@ -41,9 +41,10 @@ class CheckedFile:
 
     def __init__(self, path: Path, remedy: str) -> None:
         self.path, self._remedy = path, remedy
-        self.bytes = _map(path)
+        self.map = _map(path)
+        self._view = memoryview(self.map)
         self._sums = np.frombuffer(_map(path.with_name(path.name + SUFFIX)), dtype="<u8")
-        blocks = -(-len(self.bytes) // BLOCK)
+        blocks = -(-len(self.map) // BLOCK)
         if len(self._sums) != blocks:
             raise self._error(f"{len(self._sums)} checksums for {blocks} blocks")
         self._seen = np.zeros(blocks, dtype=bool)
@@ -54,7 +55,7 @@ class CheckedFile:
         :meth:`check` what is read through it.
         """
         size = np.dtype(dtype).itemsize
-        return np.frombuffer(self.bytes[: len(self.bytes) // size * size], dtype=dtype)
+        return np.frombuffer(self._view[: len(self._view) // size * size], dtype=dtype)
 
     def check(self, starts: Places, stops: Places) -> None:
         """Compare the blocks of the byte ranges ``starts`` to ``stops`` (int64 [N] each) that nobody has looked at yet.
@@ -79,7 +80,7 @@ class CheckedFile:
 
     def _check_blocks(self, start: int, stop: int) -> None:
         for block in (start + np.flatnonzero(~self._seen[start:stop])).tolist():
-            content = self.bytes[block * BLOCK : (block + 1) * BLOCK]
+            content = self._view[block * BLOCK : (block + 1) * BLOCK]
             if xxhash.xxh3_64_intdigest(content) != self._sums[block]:
                 raise self._error(
                     f"bytes {block * BLOCK:,} to {block * BLOCK + len(content):,} are not what was written"
@@ -99,8 +100,8 @@ def write_checks(path: Path) -> None:
             target.write(np.array(sums, dtype="<u8").tobytes())
 
 
-def _map(path: Path) -> memoryview:
+def _map(path: Path) -> mmap.mmap | bytes:
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return b""  # an empty file cannot be mapped
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

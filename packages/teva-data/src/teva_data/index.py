@@ -11,7 +11,8 @@ hash, and each is sorted by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,23 @@ _PER_BUCKET = 32
 _FEWEST_BITS = 8  # a bucket never spans two of the spilled parts
 
 Hashes = NDArray[np.uint64]
-# Gives the ids at rows (int64 [N]).
-IdsAt = Callable[[NDArray[np.int64]], list[str]]
+# Gives the UTF-8 bytes of the ids at rows (int64 [N]).
+IdsAt = Callable[[NDArray[np.int64]], list[bytes]]
 
 
-def hash_id(identifier: str) -> int:
+def encode_id(identifier: str) -> bytes:
+    """An id's UTF-8 bytes; half a surrogate pair, which no stored id has, is let through."""
+    return identifier.encode("utf-8", "surrogatepass")
+
+
+def hash_id(identifier: bytes) -> int:
     """XXH3-64 of an id's UTF-8 bytes."""
-    return xxhash.xxh3_64_intdigest(identifier.encode("utf-8", "surrogatepass"))  # type: ignore[no-any-return]
+    return xxhash.xxh3_64_intdigest(identifier)  # type: ignore[no-any-return]
+
+
+def hash_ids(identifiers: Iterable[bytes]) -> Hashes:
+    """:func:`hash_id` of each, uint64 [N]."""
+    return np.array(list(map(hash_id, identifiers)), dtype=np.uint64)
 
 
 class IndexWriter:
@@ -126,46 +137,40 @@ class IdIndex:
     def __init__(self, files: dict[str, CheckedFile], ids_at: IdsAt) -> None:
         self._files, self._ids_at = files, ids_at
         self._hashes: Any = files[HASHES].array("<u8")
-        self._width = 4 if len(files[ROWS].bytes) == 4 * len(self._hashes) else 8
+        self._width = 4 if len(files[ROWS].map) == 4 * len(self._hashes) else 8
         self._rows: Any = files[ROWS].array(f"<u{self._width}")
         self._buckets: Any = files[BUCKETS].array("<u8")
         self._shift = np.uint64(64 - (len(self._buckets) - 1).bit_length() + 1)
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each id, int64 [N]; -1 for an id that is not there."""
-        found, places, wanted = self._first_places(ids)
+        encoded = [encode_id(each) for each in ids]
+        found, places, wanted = self._first_places(encoded)
         open_ = np.flatnonzero(found >= 0)
         # Nearly always one round; one more for each further id that shares the hash.
         while len(open_):
             rows = found[open_]
-            same = np.fromiter(
-                (ids[at] == other for at, other in zip(open_.tolist(), self._ids_at(rows), strict=True)),
-                dtype=bool,
-                count=len(rows),
-            )
+            asked = encoded if len(open_) == len(encoded) else [encoded[at] for at in open_.tolist()]
+            same = np.array(list(map(operator.eq, asked, self._ids_at(rows))), dtype=bool)
             open_ = open_[~same]
             places[open_] += 1
             found[open_] = self._rows_at(places[open_], wanted[open_])
             open_ = open_[found[open_] >= 0]
         return found
 
-    def candidates(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """The first row whose id has the hash of each id, int64 [N]; -1 where none has. The ids are not compared."""
-        return self._first_places(ids)[0]
-
     def first_duplicate(self) -> tuple[int, int] | None:
         """The two rows of an id that stands twice, or None; of several such ids, any one."""
         for rows in self._equal_hashes():
-            seen: dict[str, int] = {}
+            seen: dict[bytes, int] = {}
             for row, identifier in zip(rows.tolist(), self._ids_at(rows), strict=True):
                 if identifier in seen:
                     return seen[identifier], row
                 seen[identifier] = row
         return None
 
-    def _first_places(self, ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], Hashes]:
+    def _first_places(self, ids: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64], Hashes]:
         """Rows of the first equal hashes, their places among the hashes, and the hashes asked for."""
-        wanted = np.fromiter(map(hash_id, ids), dtype=np.uint64, count=len(ids))
+        wanted = hash_ids(ids)
         buckets = (wanted >> self._shift).astype(np.int64)
         self._files[BUCKETS].check(buckets * 8, buckets * 8 + 16)
         low, high = self._buckets[buckets].astype(np.int64), self._buckets[buckets + 1].astype(np.int64)

@@ -6,6 +6,7 @@ travels as its path. What builds and finds stores is :mod:`teva_data.building`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -146,18 +147,13 @@ class CorpusStore(Store):
         Raises:
             DataError: there is no such document.
         """
-        rows = self._index.candidates(ids)
-        found = self._documents(rows) if (rows >= 0).all() else []
-        # An equal hash is the id itself but for one chance in 2**64 for each pair.
-        if len(found) == len(ids) and all(map(str.__eq__, ids, [each.docid for each in found])):
-            return found
         rows = self.rows(ids)
         if (rows < 0).any():
             raise DataError(
                 "unknown document", file=self.source, field="docid", found=ids[int(np.flatnonzero(rows < 0)[0])],
                 expected=f"one of its {len(self)} documents",
             )  # fmt: skip
-        return self._documents(rows)
+        return self._documents(rows, ids)
 
     def docids(self, start: int, stop: int) -> list[str]:
         """Ids of rows ``start`` to ``stop`` (not included)."""
@@ -172,13 +168,17 @@ class CorpusStore(Store):
         for start in range(0, len(self), BLOCK_ROWS):
             yield from self.documents(start, min(start + BLOCK_ROWS, len(self)))
 
-    def _documents(self, rows: NDArray[np.int64]) -> list[Document]:
-        ids, texts, titles = (self._table.values(name, rows) for name in ("docid", "document_text", "title"))
+    def _documents(self, rows: NDArray[np.int64], ids: Sequence[str] | None = None) -> list[Document]:
+        ids = self._table.values("docid", rows) if ids is None else ids
         if self._plain:
-            return list(map(Document, ids, texts, titles))
-        stored = self._table.values("pieces", rows)
-        pieces = [load(text, each, self._root) for text, each in zip(texts, stored, strict=True)]
-        return list(map(Document, ids, texts, titles, pieces))
+            texts, titles = self._table.columns(("document_text", "title"), rows)
+            fields: Iterator[tuple[Any, ...]] = zip(ids, texts, titles, itertools.repeat(()), strict=False)
+        else:
+            texts, titles, stored = self._table.columns(("document_text", "title", "pieces"), rows)
+            pieces = [load(text, each, self._root) for text, each in zip(texts, stored, strict=True)]
+            fields = zip(ids, texts, titles, pieces, strict=True)
+        new = tuple.__new__  # what Document(...) comes to, without a frame of Python for each
+        return [new(Document, each) for each in fields]
 
 
 class QueryStore(Store):
@@ -207,7 +207,7 @@ class QueryStore(Store):
         return self._slice("query_id", start, stop)
 
     def _queries(self, rows: NDArray[np.int64]) -> list[Query]:
-        columns = [self._table.values(name, rows) for name, _ in QUERIES.columns if name != "line"]
+        columns = self._table.columns([name for name, _ in QUERIES.columns if name != "line"], rows)
         return [
             Query(
                 query_id,

@@ -74,8 +74,9 @@ class Table:
     """
 
     def __init__(self, file: CheckedFile, places: CheckedFile, columns: Sequence[Column]) -> None:
-        self._file, self._bytes = file, file.bytes
+        self._file, self._map = file, file.map
         self._integers: Any = file.array("<i8")
+        self._octets: Any = file.array("<u1")
         self._forms = dict(columns)
         self._first_buffer = dict(
             zip(
@@ -92,22 +93,20 @@ class Table:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def columns(self, names: Sequence[str], rows: Rows) -> list[list[Any]]:
+        """Python values of columns at rows, int64 [N] in 0..len-1, in their order; None where there is none."""
+        places, local = self._locate(rows)
+        return [self._column(name, places, local) for name in names]
+
     def values(self, column: str, rows: Rows) -> list[Any]:
-        """Python values of a column at rows, int64 [N] in 0..len-1, in their order; None where there is none."""
-        batches = np.searchsorted(self._starts, rows, side="right") - 1
-        places = self._places[batches]
-        local = rows - places[:, 0]
+        """Python values of one column; see :meth:`columns`."""
+        return self.columns([column], rows)[0]
+
+    def raw(self, column: str, rows: Rows) -> list[bytes]:
+        """UTF-8 bytes of a text column at rows; b"" where there is none."""
+        places, local = self._locate(rows)
         at = self._first_buffer[column]
-        form = self._forms[column]
-        if form == "text":
-            values: list[Any] = self._texts(places[:, at + 1], places[:, at + 2], local)
-        elif form == "integer":
-            values = self._eights(places[:, at + 1], local).tolist()
-        else:
-            values = self._lists(places[:, at + 1 :], local, texts=form == "texts")
-        for row in np.flatnonzero(~self._valid(places[:, at], local)).tolist():
-            values[row] = None
-        return values
+        return self._octets_of(*self._ends(places[:, at + 1], places[:, at + 2], local))
 
     def slice(self, column: str, start: int, stop: int) -> list[Any]:
         """Python values of a column at rows ``start`` to ``stop`` (not included)."""
@@ -119,6 +118,24 @@ class Table:
 
         reader = pa.ipc.open_file(pa.memory_map(str(self._file.path)))
         return [reader.get_batch(number).column(column) for number in range(reader.num_record_batches)]
+
+    def _locate(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The line of ``places`` of each row's batch, and the row's number in it."""
+        places = self._places[np.searchsorted(self._starts, rows, side="right") - 1]
+        return places, rows - places[:, 0]
+
+    def _column(self, name: str, places: Rows, local: Rows) -> list[Any]:
+        at, form = self._first_buffer[name], self._forms[name]
+        if form == "text":
+            values: list[Any] = self._texts(places[:, at + 1], places[:, at + 2], local)
+        elif form == "integer":
+            values = self._eights(places[:, at + 1], local).tolist()
+        else:
+            values = self._lists(places[:, at + 1 :], local, texts=form == "texts")
+        if (places[:, at] >= 0).any():  # no nulls, no buffer
+            for row in np.flatnonzero(~self._valid(places[:, at], local)).tolist():
+                values[row] = None
+        return values
 
     def _eights(self, buffers: Rows, local: Rows) -> Any:
         """Items of 8 bytes as int64."""
@@ -133,15 +150,26 @@ class Table:
         places >>= 3
         return self._integers[places], self._integers[places + 1]
 
-    def _texts(self, offsets: Rows, data: Rows, local: Rows) -> list[str]:
+    def _ends(self, offsets: Rows, data: Rows, local: Rows) -> tuple[list[int], list[int]]:
+        """Where texts begin and end in the file; both have been checked."""
         starts, stops = self._ranges(offsets, local)
         starts, stops = starts + data, stops + data
         filled = stops > starts
         if not filled.all():  # where all texts of a batch are empty there is no data buffer to point into
             starts, stops = np.where(filled, starts, 0), np.where(filled, stops, 0)
         self._file.check(starts, stops)
-        view = self._bytes
-        return [str(view[start:stop], "utf-8") for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        # One gather waits for the memory of all rows at once; slicing would wait for each in turn.
+        self._octets[starts]
+        return starts.tolist(), stops.tolist()
+
+    def _octets_of(self, starts: list[int], stops: list[int]) -> list[bytes]:
+        source = self._map
+        return [source[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+    def _texts(self, offsets: Rows, data: Rows, local: Rows) -> list[str]:
+        source = self._map
+        starts, stops = self._ends(offsets, data, local)
+        return [source[start:stop].decode() for start, stop in zip(starts, stops, strict=True)]
 
     def _lists(self, places: Rows, local: Rows, *, texts: bool) -> list[list[Any]]:
         """Lists of texts or numbers; ``places`` are the buffers from the list's offsets on."""
@@ -158,11 +186,8 @@ class Table:
 
     def _valid(self, buffers: Rows, local: Rows) -> NDArray[np.bool_]:
         valid = buffers < 0
-        if valid.all():  # no nulls, no buffer
-            return np.ones(len(valid), dtype=bool)
         asked = np.flatnonzero(~valid)
         places = buffers[asked] + (local[asked] >> 3)
         self._file.check(places, places + 1)
-        octets = np.frombuffer(self._bytes, dtype=np.uint8)[places]
-        valid[asked] = (octets >> (local[asked] & 7)) & 1 > 0
+        valid[asked] = (self._octets[places] >> (local[asked] & 7)) & 1 > 0
         return valid
