@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "teva_data": (
         "Artifact ArtifactError BatchPlan CorpusStore DataError Dataset DatasetCard Document EmbeddingWriter "
-        "Embeddings MissingExtraError Query QueryStore Recipe RecipeError Renderer SCHEMA TevaError __version__ "
+        "Embeddings Media MissingExtraError Query QueryStore Recipe RecipeError Renderer SCHEMA TevaError __version__ "
         "convert load_recipe mine_negatives read_qrels read_run write_qrels write_run"
     ),
     "teva_torch": (

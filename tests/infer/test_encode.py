@@ -222,3 +222,15 @@ def test_the_log_file_is_written_whatever_the_application_logs(encoder, data, tm
     assert "prompt 'paper ', at most 48 tokens" in log
     assert "tokens/s" in log
     assert "documents/s" in log
+
+
+def test_media_beside_a_text_are_told_and_media_alone_are_refused(encoder, tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    rows = [{"docid": "a", "text": "red river", "image": "a.png"}, {"docid": "b", "image": "a.png"}]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps(rows[0]) + "\n")
+    assert encode(encoder, tmp_path, tmp_path / "emb").ids() == ["a"]
+    assert "rows whose other pieces it does not see: {'image': 1}" in caplog.text
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2: a document without text; found 'media alone'"):
+        encode(encoder, tmp_path, tmp_path / "emb2")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .embeddings import Embeddings, EmbeddingWriter
     from .errors import ArtifactError, DataError, MissingExtraError, RecipeError, TevaError
     from .negatives import mine_negatives
+    from .pieces import Media
     from .plan import BatchPlan
     from .recipe import Recipe, load_recipe
     from .records import Document, Query
@@ -34,6 +35,7 @@ __all__ = [
     "Document",
     "EmbeddingWriter",
     "Embeddings",
+    "Media",
     "MissingExtraError",
     "Query",
     "QueryStore",
@@ -58,6 +60,7 @@ _MODULES = {
     "embeddings": ("EmbeddingWriter", "Embeddings"),
     "errors": ("ArtifactError", "DataError", "MissingExtraError", "RecipeError", "TevaError"),
     "negatives": ("mine_negatives",),
+    "pieces": ("Media",),
     "plan": ("BatchPlan",),
     "recipe": ("Recipe", "load_recipe"),
     "records": ("Document", "Query"),

@@ -100,11 +100,22 @@ def stats(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positio
     print(table(statistics(data)))
 
 
+def verify(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]) -> None:
+    """Read the stores of a dataset whole and compare every block with its checksum.
+
+    Args:
+        data: the dataset's directory.
+    """
+    from .dataset import Dataset
+
+    print(f"{data}: nothing is damaged in the stores of {', '.join(Dataset.open(data).verify())}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     return commandline.run(
         "teva-data",
         "Retrieval data: convert it, look at it, mine negatives for it.",
-        {"convert": convert, "negatives": negatives, "stats": stats},
+        {"convert": convert, "negatives": negatives, "stats": stats, "verify": verify},
         argv,
     )

@@ -98,6 +98,8 @@ def encode(
         model, engine=engine, device=device, dtype=dtype, query_prompt=query_prompt, document_prompt=document_prompt,
         max_length=max_length, revision=revision, token=token, offline=offline,
     )  # fmt: skip
+    if unread := {kind: count for kind, count in store.kinds.items() if count and kind != "text"}:
+        logger.warning("encode: this model reads text; rows whose other pieces it does not see: %s", unread)
     source = _Source(store, encoder)
     info = {
         "model": encoder.artifact.name, "revision": encoder.artifact.revision, "split": split, "device": device,
@@ -143,10 +145,12 @@ class _Source:
         renderer = self._encoder.renderer
         if isinstance(self._store, CorpusStore):
             documents = self._store.documents(start, stop)
+            self._refuse_without_text(start, [each.document_text or each.title for each in documents])
             ids = [document.docid for document in documents]
             texts = [renderer.document(document.document_text, document.title or "") for document in documents]
         else:
             queries = self._store.queries(start, stop)
+            self._refuse_without_text(start, [each.query_text for each in queries])
             ids = [query.query_id for query in queries]
             texts = [renderer.query(query.query_text, query.prompt) for query in queries]
         token_ids = renderer.tokenize(texts)
@@ -158,6 +162,16 @@ class _Source:
                     expected="at least one token", hint="Give it some words, or leave it out",
                 )  # fmt: skip
         return ids, token_ids
+
+    def _refuse_without_text(self, start: int, texts: Sequence[str]) -> None:
+        """A row may hold a picture, a clip or a recording alone: this model would see an empty text."""
+        for row, text in enumerate(texts, start):
+            if not text.strip():
+                file, line = self._store.address(row)
+                raise DataError(
+                    f"a {self.role} without text", file=file, line=line, found="media alone",
+                    expected="a text, since this model reads nothing else",
+                )  # fmt: skip
 
 
 def _encode_shards(
