@@ -35,7 +35,7 @@ SCHEMA = "1"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "teva-data", "teva-torch", "teva-infer", "teva-eval", "numpy", "pyarrow", "torch", "transformers",
-    "sentence-transformers", "faiss-cpu", "pytrec-eval-terrier", "bm25s",
+    "sentence-transformers", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets",
 )  # fmt: skip
 
 # What a claim is compared with: a text, or a function that makes one when the claim is run.
