@@ -1,8 +1,7 @@
 """Mutated input files for teva-data, and what must hold of each: it loads right, or an error names the place.
 
-Used by the claim ``fuzzed_files`` in full (``python -m benchmarks.fuzz COUNT SEED DIRECTORY``) and by the short tests in
-part. What a file that loads must hold is said by
-a second reader, written here with :mod:`json` and :mod:`csv` alone.
+Used by the claim ``fuzzed_files`` in full (``python -m benchmarks.fuzz COUNT SEED DIRECTORY``) and by the short tests
+in part. What a file that loads must hold is said by a second reader, written here with :mod:`json` alone.
 """
 
 from __future__ import annotations
