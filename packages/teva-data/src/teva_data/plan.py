@@ -24,6 +24,7 @@ from .dataset import Dataset
 from .errors import DataError
 from .files import fingerprint
 from .mixture import Batches, Draw, Mixture, Strategy
+from .recipe import Recipe
 from .records import Document, Query
 from .sampling import Method, Sampler
 from .store import BLOCK_ROWS, CorpusStore, QueryStore
@@ -163,6 +164,28 @@ class BatchPlan:
     def of(cls, dataset: Dataset, split: str, *, batch_size: int, negatives: int, seed: int) -> BatchPlan:
         """The plan of one split of one dataset."""
         return cls([Part(dataset, split)], batch_size=batch_size, negatives=negatives, seed=seed)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, datasets: Sequence[Dataset] | None = None) -> BatchPlan:
+        """The plan that a recipe's ``data`` and ``train`` sections describe.
+
+        Args:
+            recipe: a checked recipe.
+            datasets: those of ``recipe.data.listed()``, where they are open already.
+        """
+        data = recipe.data
+        if datasets is None:
+            datasets = [Dataset.open(one.path) for one in data.listed()]
+        parts = [
+            Part(dataset, **one.model_dump(exclude={"path"}))
+            for dataset, one in zip(datasets, data.listed(), strict=True)
+        ]
+        return cls(
+            parts, batch_size=recipe.train.batch_size, negatives=data.negatives, seed=recipe.train.seed,
+            mixing=data.mixing, mixing_temperature=data.mixing_temperature, batches=data.batches,
+            positive_sampling=data.positive_sampling, negative_sampling=data.negative_sampling,
+            score_temperature=data.score_temperature,
+        )  # fmt: skip
 
     @property
     def size(self) -> int:
