@@ -105,7 +105,7 @@ def test_items_are_not_kept():
         pass
 
     kept = []
-    for item in prefetch(lambda _: Item(), 0, 20, ahead=2):
+    for item in prefetch(lambda _: Item(), 0, 5, ahead=2):
         kept.append(weakref.ref(item))
         del item
         gc.collect()

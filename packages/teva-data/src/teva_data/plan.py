@@ -30,6 +30,7 @@ from .sampling import Method, Sampler
 from .store import BLOCK_ROWS, CorpusStore, QueryStore
 
 Int64 = NDArray[np.int64]
+_VERSION = 1  # counted up where the same settings and data would give other batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +204,7 @@ class BatchPlan:
         settings = [
             (part.weight, part.repeat, part.limit, part.query_prompt, part.document_prompt) for part in self.parts
         ]
-        return fingerprint("plan", self.data_fingerprints, settings, self._settings)
+        return fingerprint("plan", _VERSION, self.data_fingerprints, settings, self._settings)
 
     def steps(self, epochs: float) -> int:
         """Batches in ``epochs`` passes over the queries; the last is filled from the next pass."""

@@ -57,7 +57,7 @@ class DatasetSection(Section):
     limit: int | None = Field(None, ge=1, description="queries used at most, the same in all epochs")
     negatives: int | None = Field(None, ge=0, description="empty: data.negatives")
     query_prompt: str | None = Field(
-        None, description="before its queries; empty: as its card says, else prompts.query"
+        None, description="before its queries; empty: prompts.query, else as its card says"
     )
     document_prompt: str | None = Field(None, description="before its documents; likewise")
 

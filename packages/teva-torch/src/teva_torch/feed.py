@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import queue
-import threading
 from collections.abc import Iterator
 
+from teva_data.errors import DataError
 from teva_data.plan import Batch, BatchPlan
+from teva_data.prefetch import prefetch
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 
@@ -40,10 +39,21 @@ class Feed:
         self.plan, self.renderer, self.recipe = plan, renderer, recipe
 
     def batch(self, step: int) -> TokenBatch:
-        """The batch of one step."""
+        """The batch of one step.
+
+        Raises:
+            DataError: a query or document has no text.
+        """
         batch, model = self.plan.batch(step), self.recipe.model
+        for query in batch.queries:
+            _expect_text(f"query {query.query_id!r}", query.query_text)
+        for document in batch.documents:
+            _expect_text(f"document {document.docid!r}", document.title, document.document_text)
         queries = [self.renderer.query(query.query_text, query.prompt) for query in batch.queries]
-        documents = [self.renderer.document(document.document_text, document.title) for document in batch.documents]
+        documents = [
+            self.renderer.document(document.document_text, document.title, prompt)
+            for document, prompt in zip(batch.documents, batch.document_prompts, strict=True)
+        ]
         return TokenBatch(
             batch,
             self.renderer.tokenize(queries, model.query_max_length),
@@ -55,32 +65,10 @@ class Feed:
 
         An error of the background thread is raised here, at the step that it belongs to.
         """
-        waiting: queue.Queue[TokenBatch | BaseException] = queue.Queue(maxsize=ahead)
-        done = threading.Event()
+        return prefetch(self.batch, start, stop, ahead=ahead)
 
-        def put(item: TokenBatch | BaseException) -> None:
-            while not done.is_set():
-                with contextlib.suppress(queue.Full):
-                    waiting.put(item, timeout=0.2)
-                    return
 
-        def work() -> None:
-            try:
-                for step in range(start, stop):
-                    if done.is_set():
-                        return
-                    put(self.batch(step))
-            except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-                put(error)
-
-        thread = threading.Thread(target=work, name="teva-feed", daemon=True)
-        thread.start()
-        try:
-            for _ in range(start, stop):
-                item = waiting.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            done.set()
-            thread.join()
+def _expect_text(what: str, *texts: str) -> None:
+    """Refuse what has no text: all such would be the same empty string to the model."""
+    if not any(text.strip() for text in texts):
+        raise DataError("nothing but media", found=what, expected="a text", hint="This model reads text only")
