@@ -268,3 +268,22 @@ def test_steps_and_epochs_out_of_range():
     for epochs in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match="epochs"):
             _mixture().steps(epochs)
+
+
+def test_the_example():
+    import doctest
+
+    from teva_data import mixture
+
+    assert doctest.testmod(mixture) == (0, 3)
+
+
+def test_many_datasets():
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 10**6, 1000).tolist()
+    mixture = Mixture(sizes, batch_size=100_000, seed=0)
+    draws = [mixture.draw(step) for step in range(3)]
+    counts = np.bincount(np.concatenate([draw.dataset for draw in draws]), minlength=1000)
+    assert np.abs(counts - 300_000 * np.array(mixture.shares)).max() < 16
+    near = {pair for draw in draws for pair in zip(draw.dataset.tolist(), draw.row.tolist(), strict=True)}
+    assert len(near) == 300_000

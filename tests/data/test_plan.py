@@ -62,28 +62,35 @@ def _mixed(data, others, **changes):
     return BatchPlan(parts, **{"batch_size": 8, "negatives": 2, "seed": 1, **changes})
 
 
+def _values(batch):
+    """All of a process's part as plain values."""
+    return {
+        "queries": [[q.query_id, q.query_text, q.prompt] for q in batch.queries],
+        "documents": [[d.docid, d.document_text, d.title] for d in batch.documents],
+        "document_prompts": batch.document_prompts,
+        "positives": batch.positives.tolist(),
+        "groups": batch.groups.tolist(),
+        "scores": [[None if np.isnan(score) else score for score in row] for row in batch.scores],
+        "excluded": [[row + batch.query_range[0], column] for row, column in batch.excluded.tolist()],
+        "allowed": batch.allowed.tolist(),
+        "dataset": batch.dataset.tolist(),
+        "ranges": [[batch.query_range, batch.document_range]],
+    }
+
+
 def _joined(plan, step, world):
-    """The global batch put together from the parts of ``world`` processes; all as plain values."""
+    """The global batch put together from the parts of ``world`` processes."""
     batches = [plan.batch(step, rank, world) for rank in range(world)]
-    pieces = [
-        {
-            "queries": [(q.query_id, q.query_text, q.prompt) for q in batch.queries],
-            "documents": list(map(tuple, batch.documents)),
-            "document_prompts": batch.document_prompts,
-            "positives": batch.positives.tolist(),
-            "groups": batch.groups.tolist(),
-            "scores": [[None if np.isnan(score) else score for score in row] for row in batch.scores],
-            "excluded": [[row + batch.query_range[0], column] for row, column in batch.excluded.tolist()],
-            "allowed": batch.allowed.tolist(),
-            "dataset": batch.dataset.tolist(),
-        }
-        for batch in batches
-    ]
     for field, length in (("query_range", "query_count"), ("document_range", "document_count")):
         bounds = [getattr(batch, field) for batch in batches]
         assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
         assert {getattr(batch, length) for batch in batches} == {bounds[-1][1]}
-    return {key: list(itertools.chain(*(piece[key] for piece in pieces))) for key in pieces[0]}
+    return _merged(map(_values, batches))
+
+
+def _merged(parts):
+    parts = list(parts)
+    return {key: list(itertools.chain(*(part[key] for part in parts))) for key in parts[0] if key != "ranges"}
 
 
 def test_an_epoch_has_every_query_once(data):
@@ -128,22 +135,26 @@ def test_batches_are_the_same_for_any_number_of_processes(
 
 _CHILD = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
-from tests.data.test_plan import Dataset, _joined, _mixed
-data, *others = map(Dataset.open, sys.argv[2:])
-print(json.dumps([_joined(_mixed(data, others), step, 3) for step in (0, 3, 10**9)]))
+root, rank, *paths = sys.argv[1:]
+sys.path.insert(0, root)
+from tests.data.test_plan import Dataset, _mixed, _values
+data, *others = map(Dataset.open, paths)
+plan = _mixed(data, others)
+print(json.dumps([_values(plan.batch(step, int(rank), 2)) for step in (10**9, 3, 0)]))
 """
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_the_same_in_an_interpreter_with_another_hash_seed(data, others, hash_seed, request):
+def test_processes_with_hash_seeds_of_their_own_have_parts_of_one_batch(data, others, request):
     paths = [str(dataset.path) for dataset in (data, *others)]
-    found = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(request.config.rootpath), *paths],
-        env={**os.environ, "PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    here = [_joined(_mixed(data, others), step, 1) for step in (0, 3, 10**9)]
-    assert json.loads(found.stdout) == json.loads(json.dumps(here))
+    found = [
+        json.loads(subprocess.run(
+            [sys.executable, "-c", _CHILD, str(request.config.rootpath), str(rank), *paths],
+            env={**os.environ, "PYTHONHASHSEED": str(rank + 1)}, capture_output=True, text=True, check=True,
+        ).stdout)
+        for rank in range(2)
+    ]  # fmt: skip
+    here = [_joined(_mixed(data, others), step, 1) for step in (10**9, 3, 0)]
+    assert [_merged(parts) for parts in zip(*found, strict=True)] == here
 
 
 @pytest.mark.parametrize("sampling", ["rotate", "best"])
@@ -389,3 +400,12 @@ def test_an_empty_split_is_refused(tmp_path):
     (tmp_path / "train.jsonl").write_text("")
     with pytest.raises(DataError, match=r"train\.jsonl"):
         BatchPlan.of(Dataset.open(tmp_path), "train", batch_size=1, negatives=0, seed=0)
+
+
+def test_a_plan_can_be_sent_to_another_process(data, others):
+    import pickle
+
+    plan = _mixed(data, others, mixing="temperature", mixing_temperature=2.0)
+    sent = pickle.loads(pickle.dumps(plan))  # noqa: S301 - our own bytes
+    assert _joined(sent, 7, 3) == _joined(plan, 7, 1)
+    assert sent.fingerprint == plan.fingerprint

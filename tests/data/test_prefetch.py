@@ -124,3 +124,11 @@ def test_an_interpreter_that_stops_in_the_middle_ends():
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="at least 1"):
         prefetch(int, 0, 1, **settings)
+
+
+def test_the_example():
+    import doctest
+
+    from teva_data import prefetch as module
+
+    assert doctest.testmod(module) == (0, 1)

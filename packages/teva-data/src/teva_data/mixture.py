@@ -70,6 +70,12 @@ class Mixture:
 
     Raises:
         ValueError: a setting is out of range, or has no meaning with the others.
+
+    >>> mixture = Mixture([1_000_000, 1_000], batch_size=4, seed=1, strategy="weighted", weights=[3, 1])
+    >>> mixture.draw(10**9).dataset.tolist()
+    [0, 0, 0, 1]
+    >>> mixture.shares
+    [0.75, 0.25]
     """
 
     def __init__(
@@ -266,8 +272,11 @@ def _members(batches: Batches, groups: Sequence[Hashable] | None, drawn: Sequenc
 
 
 def _tempered(units: Sequence[int], temperature: float) -> list[float]:
-    """The weights units ** (1 / temperature), the largest 1; none so small that it is 0."""
-    return [max((one / max(units)) ** (1 / temperature), 5e-324) for one in units]
+    """The weights units ** (1 / temperature), the largest 1; none so small that it is 0.
+
+    Rounded: the last bit of a power is another one on another machine, and the order must not be.
+    """
+    return [max(float(f"{(one / max(units)) ** (1 / temperature):.9e}"), 5e-324) for one in units]
 
 
 def _exact(value: float) -> Fraction:

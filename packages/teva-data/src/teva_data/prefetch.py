@@ -29,6 +29,9 @@ def prefetch(make: Callable[[int], T], start: int, stop: int, *, ahead: int = 2,
 
     Raises:
         ValueError: ``ahead`` or ``workers`` is below 1.
+
+    >>> list(prefetch(lambda number: number**2, 2, 5))
+    [4, 9, 16]
     """
     if ahead < 1 or workers < 1:
         raise ValueError(f"ahead {ahead}, workers {workers}; expected at least 1")
