@@ -198,14 +198,23 @@ def test_prompts_of_datasets_and_rows_reach_the_model(mixed_recipe, tiny_model):
         assert renderer.tokenize([rendered], 16) == [ids]
 
 
-def test_a_document_without_a_text_is_refused(recipe, tmp_path):
+@pytest.mark.parametrize("role", ["document", "query"])
+def test_what_has_no_text_is_refused(recipe, tiny_data, tmp_path, role):
     data = tmp_path / "pictures"
     (data / "media").mkdir(parents=True)
     (data / "media/a.png").write_bytes(b"not looked at")
-    (data / "corpus.jsonl").write_text('{"docid": "page 7", "document_image": "media/a.png"}\n')
-    (data / "train.jsonl").write_text('{"query_id": "a", "query_text": "red", "positive_document_ids": ["page 7"]}\n')
-    recipe["data"]["path"] = str(data)
-    with pytest.raises(DataError, match=r"nothing but media; found \"document 'page 7'\".*reads text only"):
+    rows = {
+        "document": '{"docid": "d0", "document_text": "red"}\n{"docid": "page 7", "document_image": "media/a.png"}\n',
+        "query": '{"query_id": "b", "query_text": "red", "positive_document_ids": ["d0"]}\n'
+                 '{"query_id": "page 7", "query_image": "media/a.png", "positive_document_ids": ["d0"]}\n',
+    }  # fmt: skip
+    if role == "document":
+        rows["query"] = '{"query_id": "b", "query_text": "red", "positive_document_ids": ["page 7"]}\n'
+    (data / "corpus.jsonl").write_text(rows["document"])
+    (data / "train.jsonl").write_text(rows["query"])
+    recipe["data"] = {"datasets": [{"path": str(tiny_data)}, {"path": str(data)}], "mixing": "round_robin"}
+    file = data / ("corpus.jsonl" if role == "document" else "train.jsonl")
+    with pytest.raises(DataError, match=rf"^{file}:2: a {role} without text; found 'page 7'.*reads text only"):
         train(recipe)
 
 

@@ -76,12 +76,14 @@ class DataSection(Section):
     )  # fmt: skip
     mixing: Literal["proportional", "weighted", "temperature", "round_robin"] = Field(
         "proportional",
-        description="shares of several datasets: by size, by weight, by size ** (1 / temperature), equal",
+        description="of several datasets: proportional to size, weighted, temperature (size ** (1 / it)), round_robin",
     )
     mixing_temperature: float | None = Field(None, gt=0, description="for mixing: temperature; 1 is proportional")
-    batches: Literal["mixed", "one_dataset", "one_modality"] = Field("mixed", description="what one batch may hold")
+    batches: Literal["mixed", "one_dataset", "one_modality"] = Field(
+        "mixed", description="what one batch holds: mixed, one_dataset, one_modality"
+    )
     positive_sampling: Literal["rotate", "best", "scored"] = Field(
-        "rotate", description="a query's positive: in turn by epoch, of the highest score, or drawn by score"
+        "rotate", description="a query's positive: rotate (by epoch), best (highest score), scored (drawn by score)"
     )
     negative_sampling: Literal["rotate", "best", "scored"] = Field("rotate", description="its negatives: likewise")
     score_temperature: float = Field(1.0, gt=0, description="for scored: drawn with softmax(score / this)")

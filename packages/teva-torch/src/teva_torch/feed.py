@@ -10,6 +10,7 @@ from teva_data.plan import Batch, BatchPlan
 from teva_data.prefetch import prefetch
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
+from teva_data.store import CorpusStore, QueryStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,7 @@ class Feed:
             DataError: a query or document has no text.
         """
         batch, model = self.plan.batch(step), self.recipe.model
-        for query in batch.queries:
-            _expect_text(f"query {query.query_id!r}", query.query_text)
-        for document in batch.documents:
-            _expect_text(f"document {document.docid!r}", document.title, document.document_text)
+        self._expect_texts(batch)
         queries = [self.renderer.query(query.query_text, query.prompt) for query in batch.queries]
         documents = [
             self.renderer.document(document.document_text, document.title, prompt)
@@ -67,8 +65,27 @@ class Feed:
         """
         return prefetch(self.batch, start, stop, ahead=ahead)
 
+    def _expect_texts(self, batch: Batch) -> None:
+        """Refuse what has no text: all such would be the same empty string to the model."""
+        for number, query in zip(batch.dataset.tolist(), batch.queries, strict=True):
+            if not query.query_text.strip():
+                part = self.plan.parts[number]
+                raise _without_text("query", query.query_id, part.dataset.queries(part.split))
+        for document in batch.documents:
+            if not (document.document_text.strip() or document.title.strip()):
+                corpora = [part.dataset.corpus for part in self.plan.parts]
+                holding = (corpus for corpus in corpora if document in corpus.get(_row(corpus, document.docid)))
+                raise _without_text("document", document.docid, next(holding))
 
-def _expect_text(what: str, *texts: str) -> None:
-    """Refuse what has no text: all such would be the same empty string to the model."""
-    if not any(text.strip() for text in texts):
-        raise DataError("nothing but media", found=what, expected="a text", hint="This model reads text only")
+
+def _without_text(role: str, name: str, store: CorpusStore | QueryStore) -> DataError:
+    file, line = store.address(_row(store, name)[0])
+    return DataError(
+        f"a {role} without text", file=file, line=line, found=name, expected="a text",
+        hint="This model reads text only; its media would go unseen",
+    )  # fmt: skip
+
+
+def _row(store: CorpusStore | QueryStore, name: str) -> list[int]:
+    """The row of an id; none where it is unknown."""
+    return [row for row in store.rows([name]).tolist() if row >= 0]

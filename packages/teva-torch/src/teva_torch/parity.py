@@ -39,7 +39,8 @@ def sample_texts(plan: BatchPlan, renderer: Renderer, size: int = 16) -> dict[st
         documents |= dict.fromkeys(join_title(each.title, each.document_text) for each in batch.documents)
         if len(queries) >= size <= len(documents):
             break
-    samples = {"query": list(queries)[:size], "document": [text for text in documents if text.strip()][:size]}
+    # Later steps than the run has may hold what has no text; the first ones, which it has been through, do not.
+    samples = {"query": [*filter(str.strip, queries)][:size], "document": [*filter(str.strip, documents)][:size]}
     return {role: [*texts, _too_long(texts, renderer)] for role, texts in samples.items()}
 
 
