@@ -57,6 +57,12 @@ def negatives(
     depth: int = 100,
     sample: Literal["top", "random"] = "random",
     seed: int = 0,
+    margin: float | None = None,
+    max_ratio: float | None = None,
+    unranked_positive: Literal["lowest", "drop"] = "lowest",
+    drop_if_positive_below: int | None = None,
+    keep_scores: bool = False,
+    report: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a split's queries with negatives taken from a run (what a search ranked high and is no answer).
@@ -71,7 +77,14 @@ def negatives(
         depth: ranks looked at, those left out included.
         sample: top takes the best ranked, random any of the ranks.
         seed: names the random choice.
-        overwrite: replace a file that is there.
+        margin: a negative's score must be at most the positive's less this.
+        max_ratio: a negative's score must be at most this share of the positive's, such as 0.95.
+        unranked_positive: where the run holds no positive of a query, take the lowest score that the run has for the
+            query, or drop the query (matters to margin, max-ratio and keep-scores).
+        drop_if_positive_below: leave out a query that has no positive among this many best ranked.
+        keep_scores: write the run's scores of positives and negatives, to distil from.
+        report: a JSONL file to write, outside DATA; it tells what was left out of which query, and why.
+        overwrite: replace files that are there.
     """
     from .negatives import mine_negatives
 
@@ -85,6 +98,12 @@ def negatives(
         depth=depth,
         sample=sample,
         seed=seed,
+        margin=margin,
+        max_ratio=max_ratio,
+        unranked_positive=unranked_positive,
+        drop_if_positive_below=drop_if_positive_below,
+        keep_scores=keep_scores,
+        report=report,
         overwrite=overwrite,
     )
 
