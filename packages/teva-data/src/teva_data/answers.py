@@ -5,7 +5,7 @@ Memory is bounded by counts, never by texts: 16 bytes for each query and 9 for e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import xxhash
@@ -81,17 +81,11 @@ class Texts:
 def content(document: Document) -> str:
     """What a document says, title included, and where its media lie: a string that is equal for equal documents."""
     text = join_title(document.title, document.document_text)
-    return f"{text}\0{pieces}" if (pieces := media_of(document)) else text
-
-
-def media_of(record: Document | Query) -> list[tuple[object, ...]]:
-    """Kind, path, offset and length of each medium of a document or a query, in order."""
-    pieces: Sequence[object] = getattr(record, "pieces", ())
-    return [tuple(piece) for piece in pieces if isinstance(piece, tuple)]
+    return f"{text}\0{document.media}" if document.pieces else text
 
 
 def _question(query: Query) -> str:
-    return f"{query.prompt!r}\0{query.query_text}\0{media_of(query)}"
+    return f"{query.prompt!r}\0{query.query_text}\0{query.media}"
 
 
 def _hash(text: str) -> int:

@@ -130,11 +130,42 @@ def verify(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positi
     print(f"{data}: nothing is damaged in the stores of {', '.join(Dataset.open(data).verify())}")
 
 
+def validate(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    *,
+    split: str | None = None,
+    decode: bool = False,
+    limit: int = 50,
+    json: Path | None = None,
+) -> int:
+    """Look for everything that is wrong with a dataset, in one go; the exit status is 1 where there is an error.
+
+    Args:
+        data: the dataset's directory.
+        split: look at the corpus and at this split alone.
+        decode: also open every picture, recording and clip.
+        limit: problems printed; all are counted.
+        json: write the problems to this file too (the first 1000 of each class).
+    """
+    from .files import write_json
+    from .validation import validate
+
+    report = validate(data, split=split, decode=decode, keep=max(limit, 1000))
+    for problem in report.problems[:limit]:
+        print(problem)
+    if (more := report.errors + report.warnings - min(limit, len(report.problems))) > 0:
+        print(f"... and {more:,} more; --limit shows them")
+    print(report)
+    if json is not None:
+        write_json(json, report.to_dict())
+    return 1 if report.errors else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     return commandline.run(
         "teva-data",
         "Retrieval data: convert it, look at it, mine negatives for it.",
-        {"convert": convert, "negatives": negatives, "stats": stats, "verify": verify},
+        {"convert": convert, "negatives": negatives, "stats": stats, "validate": validate, "verify": verify},
         argv,
     )

@@ -90,6 +90,6 @@ def mine_negatives(
     with Spool(output.parent, len(queries)) as spool, report_file(reason_file) as note:
         miner = Miner(choice, split, Path(run), queries, Answers(queries), Texts(dataset.corpus), spool, note, Report())
         miner.search()
-        write_mined(output, miner.mined())
+        write_mined(output, miner.mined(), dataset.path)
     logger.info("%s: %s", output, miner.report)
     return miner.report

@@ -15,6 +15,7 @@ import numpy as np
 from .dataset import Dataset
 from .errors import DataError
 from .files import atomic_file
+from .pieces import KINDS, Media
 from .records import Query
 
 Note = Callable[..., None]
@@ -94,15 +95,21 @@ def report_file(path: Path | None) -> Iterator[Note]:
         yield lambda **values: print(json.dumps(values, ensure_ascii=False), file=file)
 
 
-def write_mined(path: Path, queries: Iterable[Query]) -> None:
-    """Write queries as a split's JSONL; their media are addressed from the directory of the file."""
+def write_mined(path: Path, queries: Iterable[Query], root: Path) -> None:
+    """Write queries as a split's JSONL.
+
+    Args:
+        path: the file.
+        queries: they may hold media where the file stands in ``root``.
+        root: the dataset's directory, which their media are addressed from.
+    """
     with atomic_file(path, "w") as file:
         for query in queries:
-            print(json.dumps(_record(query, path), ensure_ascii=False), file=file)
+            print(json.dumps(_record(query, path, root), ensure_ascii=False), file=file)
 
 
-def _record(query: Query, path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = {"query_id": query.query_id, **_content(query, path)}
+def _record(query: Query, path: Path, root: Path) -> dict[str, Any]:
+    record: dict[str, Any] = {"query_id": query.query_id, **_content(query, path, root)}
     record["positive_document_ids"] = query.positive_document_ids
     record["negative_document_ids"] = query.negative_document_ids
     for name in ("positive_scores", "negative_scores", "prompt"):
@@ -111,19 +118,23 @@ def _record(query: Query, path: Path) -> dict[str, Any]:
     return record
 
 
-def _content(query: Query, path: Path) -> dict[str, Any]:
+def _content(query: Query, path: Path, root: Path) -> dict[str, Any]:
     """The fields of text and media. A field's list holds null where its place belongs to another field."""
-    pieces: Sequence[Any] = getattr(query, "pieces", ())
-    if not pieces:
+    if not query.pieces:
         return {"query_text": query.query_text}
-    kinds = ("text", "image", "video", "audio")
+    if query.media and path.parent.resolve() != root.resolve():
+        raise DataError(
+            f"the query {query.query_id!r} has media, which are addressed from the dataset's directory", file=path,
+            expected=f"a file in {root}", hint="Write it there",
+        )  # fmt: skip
+    kinds = ("text", *KINDS)
     columns: dict[str, dict[int, Any]] = {}
     place, last = 0, -1
-    for piece in pieces:
-        kind = kinds.index("text" if isinstance(piece, str) else piece.kind)
+    for piece in query.pieces:
+        kind = kinds.index(piece.kind if isinstance(piece, Media) else "text")
         # Within a place the kinds have this order; whatever goes against it begins the next place.
         place, last = (place, kind) if kind > last else (place + 1, kind)
-        value = piece if isinstance(piece, str) else _media_value(query, piece, path)
+        value = _media_value(piece, root) if isinstance(piece, Media) else piece
         columns.setdefault(f"query_{kinds[kind]}", {})[place] = value
     return {
         name: values[0] if [*values] == [0] else [values.get(at) for at in range(max(values) + 1)]
@@ -131,15 +142,10 @@ def _content(query: Query, path: Path) -> dict[str, Any]:
     }
 
 
-def _media_value(query: Query, media: Any, path: Path) -> str | dict[str, Any]:
-    directory, file = path.parent.resolve(), Path(media.path).resolve()
-    if not file.is_relative_to(directory):
-        raise DataError(
-            f"a medium of the query {query.query_id!r} lies outside the directory of the file to write", file=path,
-            found=str(file), expected=f"a path below {directory}", hint="Write the file into the dataset's directory",
-        )  # fmt: skip
-    name = file.relative_to(directory).as_posix()
-    whole = media.offset == 0 and media.length == -1
+def _media_value(media: Media, root: Path) -> str | dict[str, Any]:
+    path = Path(media.path)
+    name = path.relative_to(root).as_posix()
+    whole = media.offset == 0 and media.length in (-1, path.stat().st_size)
     return name if whole else {"file": name, "offset": media.offset, "length": media.length}
 
 
