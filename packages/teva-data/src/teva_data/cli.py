@@ -108,15 +108,27 @@ def negatives(
     )
 
 
-def stats(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]) -> None:
-    """Print how many documents and queries a dataset has, and how long they are, in characters.
+def stats(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    *,
+    model: str | None = None,
+    json: Path | None = None,
+) -> None:
+    """Print how large a dataset is, how long its texts are, what stands twice, and what its splits have in common.
 
     Args:
         data: the dataset's directory.
+        model: also count tokens, with the tokenizer and prompts of this model (directory or hub id).
+        json: write the numbers to this file too.
     """
-    from .stats import statistics, table
+    from .files import write_json
+    from .stats import statistics
+    from .stats_text import show_statistics
 
-    print(table(statistics(data)))
+    found = statistics(data, model=model)
+    print(show_statistics(found))
+    if json is not None:
+        write_json(json, found.to_dict())
 
 
 def verify(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]) -> None:
