@@ -434,6 +434,42 @@ def test_unicode_ids_and_a_compressed_run(write, tmp_path):
     assert json.loads((tmp_path / "why.jsonl").read_text())["docids"] == ["документ 0\u2028"]
 
 
+def test_media_are_told_apart_and_kept(write, tmp_path):
+    """Pictures without text are not "the same text", and a query's pieces are written as they were."""
+    media = tmp_path / "data" / "media"
+    media.mkdir(parents=True)
+    (media / "all.bin").write_bytes(b"0123456789")
+    (media / "whole.png").write_bytes(b"picture")
+    write("corpus.jsonl", [
+        {"docid": f"p{n}", "document_image": {"file": "media/all.bin", "offset": n, "length": 1}} for n in range(5)
+    ] + [{"docid": "copy", "document_image": {"file": "media/all.bin", "offset": 0, "length": 1}}])  # fmt: skip
+    asked = [
+        {"query_id": "a", "query_image": "media/whole.png", "positive_document_ids": ["p0"]},
+        {"query_id": "b", "query_image": {"file": "media/all.bin", "offset": 3, "length": 4},
+         "positive_document_ids": ["p1"]},
+        {"query_id": "c", "query_text": ["see", "and"], "query_image": ["media/whole.png", "media/whole.png"],
+         "query_audio": [None, None, "media/all.bin"], "positive_document_ids": ["p2"], "prompt": "é "},
+        {"query_id": "d", "query_text": [None, "after"], "query_video": "media/all.bin",
+         "positive_document_ids": ["p2"]},
+    ]  # fmt: skip
+    data = write("train.jsonl", asked).parent
+    run = tmp_path / "run.tsv"
+    write_run(run, {each["query_id"]: [(f"p{n}", 9.0 - n) for n in range(5)] + [("copy", 1.0)] for each in asked})
+    found, report = mined(data, run, sample="top")
+    # Were the pictures of a and b one question, or all documents one text, these would be shorter.
+    assert found["a"] == ("p1", "p2", "p3", "p4")  # "copy" shows what p0 shows
+    assert found["b"] == ("p0", "p2", "p3", "p4", "copy")
+    assert report.excluded_equal == 1
+    before, after = (list(Dataset.open(data).queries(split)) for split in ("train", "train-mined"))
+    assert [(each.query_text, each.pieces, each.prompt) for each in after] == [
+        (each.query_text, each.pieces, each.prompt) for each in before
+    ]
+    assert [len(each.pieces) for each in after] == [1, 1, 5, 2]
+    with refused("elsewhere.jsonl", "'a'", "media", "Write it there"):
+        mine_negatives(data, "train", run, tmp_path / "elsewhere.jsonl")
+    assert not (tmp_path / "elsewhere.jsonl").exists()
+
+
 def test_memory_does_not_grow_with_the_run(write, tmp_path):
     """A run of 60 MB, whose dictionary would take ten times that."""
     write("corpus.jsonl", [{"docid": f"document-{n:06}", "text": f"text {n}"} for n in range(5000)])

@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import wave
 from collections import Counter
 
 import pytest
@@ -165,7 +166,7 @@ def test_counts_are_those_of_what_was_spoilt(write):
 
 def test_ids_that_share_a_hash_are_told_apart(data, write, monkeypatch):
     write("corpus.jsonl", [*CORPUS, {"docid": "d1", "document_text": "again"}])
-    monkeypatch.setattr(validation_ids, "hash_id", lambda key: len(key) % 2)
+    monkeypatch.setattr(validation_ids, "hash_key", lambda key: len(key) % 2)
     report = validate(data)
     assert [(each.kind, each.error.line) for each in report.problems] == [("duplicate-id", 11)]
 
@@ -263,15 +264,24 @@ def test_media(data, write):
         {"docid": "m3", "document_image": "media/cut.png", "document_text": "fine"},
         {"docid": "m4", "image": ["media/text.png", None]},
         {"docid": "m5", "document_image": {**address, "offset": 90}},
+        {"docid": "m6", "document_audio": ["media/a.wav", "media/a.png"]},
     ])  # fmt: skip
+    with wave.open(str(data / "media" / "a.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(b"\0\1" * 800)
     report = validate(data)
     lines = Counter(each.error.line for each in report.problems)
     assert report.counts == {"unreadable-media": 7}
     assert lines == {12: 4, 13: 3}
     decoded = validate(data, decode=True)
-    opened = [each.error for each in decoded.problems if each.error.problem.startswith("cannot be opened")]
-    assert [(error.line, error.field) for error in opened] == [(14, "image"), (15, "image"), (16, "image")]
-    assert decoded.counts == {"unreadable-media": 10}
+    opened = [each.error for each in decoded.problems if "cannot be decoded" in each.error.problem]
+    assert [(error.line, error.field) for error in opened] == [
+        (14, "image"),
+        (15, "image"),
+        (16, "image"),
+        (17, "audio"),
+    ]
+    assert decoded.counts == {"unreadable-media": 11}
 
 
 def test_command_line(data, write, tmp_path, capsys):

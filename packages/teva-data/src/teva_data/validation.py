@@ -26,7 +26,6 @@ from .progress import Progress
 from .records import DOCUMENT_ID, DOCUMENT_TEXT, QUERY_ID, QUERY_TEXT, Row, parse_document, parse_query
 from .sources import Reading, Source
 from .validation_ids import Keys, Place, Reread, hashes_of, same_keys
-from .validation_media import cannot_be_opened
 from .validation_rows import (
     Sink,
     all_problems,
@@ -35,6 +34,7 @@ from .validation_rows import (
     find_sources,
     identifier,
     references,
+    undecodable,
     unseen,
 )  # fmt: skip
 
@@ -249,7 +249,7 @@ class _Check:
             self.report.add(classify(error), error)
         pieces: Stored | None = None if values is None else values[-1]
         if self.decode and pieces is not None:
-            for error in cannot_be_opened(row, pieces, self.root):
+            for error in undecodable(row, pieces, self.root):
                 self.report.add("unreadable-media", error)
         if (found := unseen(row.record, text)) is not None:
             error = row.error("a text that shows nothing", found[0], found=found[1], expected="more than markup")

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
-
-from .index import hash_id
 
 # Hashes looked into in one more reading of the file; bounds the memory for what stands twice.
 AT_ONCE = 200_000
@@ -31,7 +30,7 @@ class Keys:
 
     def add(self, key: str) -> None:
         """Take the key of the next row."""
-        self._added.append(hash_id(key))
+        self._added.append(hash_key(key))
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -62,9 +61,14 @@ class Keys:
         return np.intersect1d(self.hashes, other.hashes)
 
 
+def hash_key(key: str) -> int:
+    """XXH3-64 of a key."""
+    return xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))  # type: ignore[no-any-return]
+
+
 def hashes_of(keys: Iterable[str]) -> NDArray[np.uint64]:
     """The hash of each key, uint64 [N]."""
-    return np.fromiter(map(hash_id, keys), dtype=np.uint64)
+    return np.fromiter(map(hash_key, keys), dtype=np.uint64)
 
 
 def same_keys(
@@ -81,7 +85,7 @@ def same_keys(
         wanted = set(hashes[start : start + AT_ONCE].tolist())
         places: dict[str, Place] = {}
         for place, key in first():
-            if hash_id(key) not in wanted:
+            if hash_key(key) not in wanted:
                 continue
             if key not in places:
                 places[key] = place

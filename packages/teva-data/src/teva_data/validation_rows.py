@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import xxhash
 
 from .errors import DataError
+from .pieces import Media, Stored
 from .records import (
     DOCUMENT_ID,
     DOCUMENT_TEXT,
@@ -109,6 +110,27 @@ def _remove_medium(record: dict[str, Any], field: str, found: object) -> None:
     # The row still has its media, though they are bad: it is not empty.
     if not any(record.get(name) for name in _TEXT_NAMES):
         record["query_text" if "query_id" in record else "document_text"] = "x"
+
+
+def undecodable(row: Row, pieces: Stored, root: Path) -> Iterator[DataError]:
+    """Decode the media of a row and tell which ones cannot be.
+
+    Args:
+        row: for addresses.
+        pieces: as the parser gave them: ``[kind, file, offset, length]`` of a medium.
+        root: the dataset's directory.
+
+    Raises:
+        MissingExtraError: a decoder is not installed.
+    """
+    from .modalities import decode
+
+    for kind, file, offset, length in (piece for piece in pieces if len(piece) == 4):
+        try:
+            decode(Media(kind, str(root / file), offset, length))
+        except DataError as error:
+            found = file if offset == 0 else {"file": file, "offset": offset, "length": length}
+            yield row.error(error.problem, kind, found, hint=error.hint)
 
 
 def classify(error: DataError) -> str:
