@@ -89,6 +89,19 @@ class Renderer:
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of rendered texts, special ones included, as if nothing were cut."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return list(map(len, encoded["input_ids"]))
+
     def _cased(self, text: str) -> str:
         return text.lower() if self.lowercase else text
 
