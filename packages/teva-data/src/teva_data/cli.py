@@ -23,6 +23,7 @@ def convert(
     held_out: float = 0.1,
     splits: tuple[str, ...] = (),
     part: str | None = None,
+    modalities: tuple[Literal["text", "image", "video", "audio"], ...] = (),
     corpus: str | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -43,6 +44,8 @@ def convert(
         held_out: pairs only: share of the questions that become the split "test".
         splits: only these splits.
         part: which of several collections in one source, e.g. a language.
+        modalities: what is kept of documents that have several of these; all, where nothing is named (of the layout
+            plain: media without their captions).
         corpus: where the documents are, in layouts that keep them apart: a file, a directory or a hub id.
         revision: branch, tag or commit on the hub.
         token: the hub's access token, in place of the one that is logged in.
@@ -62,6 +65,7 @@ def convert(
         held_out=held_out,
         splits=splits,
         part=part,
+        modalities=modalities,
         corpus=corpus,
         revision=revision,
         token=token,

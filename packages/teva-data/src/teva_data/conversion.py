@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 from .errors import DataError
 from .files import atomic_directory
+from .pieces import KINDS
 from .reader import COMPRESSIONS
 from .tables import Tables, expected_files, open_tables
 from .writing import DatasetWriter, Form, MediaForm, write_card, write_corpus, write_queries
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 LAYOUTS = {
     "beir": "from_beir",
     "pairs": "from_pairs",
+    "tevatron-v1": "from_tevatron_v1",
+    "tevatron-v2": "from_tevatron_v2",
+    "sentence-transformers": "from_sentence_transformers",
+    "flagembedding": "from_flagembedding",
+    "plain": "from_plain",
 }
 """Module of each layout, by the layout's name."""
 
@@ -41,7 +47,8 @@ class Options:
         document_field: read the document's text from this field (column).
         held_out: share of the queries that become the split ``test``, where the source has no splits.
         splits: the splits wanted; empty: all.
-        part: which of several collections in one source, e.g. a language or ``image``.
+        part: which of several collections in one source, e.g. a config, a language or ``image``.
+        modalities: what is kept of documents that have several, e.g. ``image``; empty: the layout's choice.
         corpus: where the documents are, for layouts that keep them in another source than the queries.
     """
 
@@ -50,6 +57,7 @@ class Options:
     held_out: float = 0.1
     splits: tuple[str, ...] = ()
     part: str | None = None
+    modalities: tuple[str, ...] = ()
     corpus: Tables | None = None
 
     def wants(self, split: str) -> bool:
@@ -77,6 +85,7 @@ def convert(
     held_out: float = 0.1,
     splits: tuple[str, ...] = (),
     part: str | None = None,
+    modalities: tuple[str, ...] = (),
     corpus: str | Path | None = None,
     form: Form = "jsonl",
     media: MediaForm = "files",
@@ -98,7 +107,9 @@ def convert(
         document_field: take the document's text from this field in place of the usual names.
         held_out: ``pairs`` only: share of the questions that become the split ``test``.
         splits: the splits wanted; empty: all.
-        part: which of several collections in one source, e.g. a language.
+        part: which of several collections in one source, e.g. a config or a language.
+        modalities: what is kept of documents that have several of ``text``, ``image``, ``video`` and ``audio``; empty:
+            all that there is, and of the layout ``plain`` the media alone, whose texts are captions.
         corpus: ``tevatron-v2`` and others that keep documents apart: their file, directory or hub id.
         form: of the corpus and the splits: ``jsonl``, ``jsonl.zst`` or ``parquet``.
         media: ``files``: each picture, clip or recording becomes a file; ``bytes``: they go into uncompressed
@@ -120,13 +131,15 @@ def convert(
         raise DataError("not a share", field="held_out", found=held_out, expected="at least 0 and below 1")
     if layout != "auto" and layout not in LAYOUTS:
         raise DataError("unknown", field="layout", found=layout, expected=f"auto, {', '.join(LAYOUTS)}")
+    if unknown := set(modalities) - {"text", *KINDS}:
+        raise DataError("unknown", field="modalities", found=sorted(unknown)[0], expected=f"text, {', '.join(KINDS)}")
     tables = open_tables(source, revision=revision, token=token, offline=offline)
     _check_places(tables.path, destination, overwrite)
     if layout == "auto":
         layout, reason = recognise(tables)
         logger.info("%s: read in the layout %r: %s", source, layout, reason)
     documents = None if corpus is None else open_tables(corpus, token=token, offline=offline)
-    options = Options(query_field, document_field, held_out, tuple(splits), part, documents)
+    options = Options(query_field, document_field, held_out, tuple(splits), part, tuple(modalities), documents)
     root = tables.path.parent if tables.path is not None and tables.path.is_file() else tables.path
     with (
         atomic_directory(destination) as temporary,
@@ -147,10 +160,16 @@ def recognise(tables: Tables) -> tuple[str, str]:
     Raises:
         DataError: none fits, or several do.
     """
-    names = tables.names()
-    reasons = {}
-    if names:
-        reasons = {name: reason for name in LAYOUTS if (reason := _layout(name).recognise(tables)) is not None}
+    reasons: dict[str, str] = {}
+    problem: DataError | None = None
+    for name in LAYOUTS if tables.names() else ():
+        try:
+            if reason := _layout(name).recognise(tables):
+                reasons[name] = reason
+        except DataError as error:  # a file without a header may look malformed to a layout that is not its own
+            problem = problem or error
+    if not reasons and problem is not None:
+        raise problem
     if len(reasons) == 1:
         return next(iter(reasons.items()))
     if reasons:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .seen import Memory, digest
+from .seen import Memory, SeenTexts, digest
+from .tables import TRAIN
 from .writing import DatasetWriter
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,56 @@ class Groups(Memory):
                 "GROUP BY a.docid HAVING min(q.held) <> max(q.held))"
             )[0]
         )
+
+
+class GroupedTexts:
+    """Queries and documents that are known by their texts alone, on their way into a dataset; a context manager.
+
+    Args:
+        name: of the source, for the log.
+        writer: takes documents as they come, and a split's queries by :meth:`write`.
+    """
+
+    def __init__(self, name: str, writer: DatasetWriter) -> None:
+        self._name, self._writer = name, writer
+        self._seen, self._groups = SeenTexts(writer.work), Groups(writer.work)
+        self._answers = 0
+
+    def __enter__(self) -> GroupedTexts:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the memories."""
+        self._seen.close()
+        self._groups.close()
+
+    def query(self, text: str, prompt: str | None = None) -> int:
+        """Take a query; returns its number."""
+        return self._groups.query(text, prompt)
+
+    def answer(self, query: int, text: str, *, positive: bool, score: float | None = None) -> None:
+        """Take a text that answers a query, or does not."""
+        docid, new = self._seen.unnamed("", text)
+        if new:
+            self._writer.document(docid, text)
+        self._answers += 1
+        self._groups.answer(query, docid, positive=positive, score=score)
+
+    def write(self, split: str) -> None:
+        """Write the queries taken since the last call as a split; but of ``train``, positives are judgements too."""
+        for group in self._groups:
+            write_group(self._writer, split, group)
+            if split != TRAIN:
+                for docid in group.positives:
+                    self._writer.judgement(split, group.query_id, docid, 1)
+        logger.info(
+            "%s, %s: %d texts of %d queries; %d documents so far; left out: %d negatives that are positives of the "
+            "same query", self._name, split, self._answers, self._groups.queries, self._writer.documents,
+            self._groups.clashes,
+        )  # fmt: skip
+        self._groups.close()
+        self._groups, self._answers = Groups(self._writer.work), 0
 
 
 def write_group(writer: DatasetWriter, split: str, group: Group) -> None:

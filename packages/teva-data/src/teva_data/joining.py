@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import cells
 from .errors import DataError
 from .records import DOCUMENT_ID, DOCUMENT_TEXT, QUERY_ID, QUERY_TEXT, TITLE, Row
 from .seen import Judged, SeenIds
 from .table_files import read_cells
-from .tables import Tables
+from .tables import DEFAULT, Tables
 from .writing import DatasetWriter
+
+if TYPE_CHECKING:
+    from .conversion import Options
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ class Fields:
         query_id: of a query.
         query: the query's text.
         media: whether media of documents and queries are read.
+        modalities: what of a document is kept (``text``, ``image``, ...); empty: all.
         under: a directory that paths of media start from.
     """
 
@@ -43,14 +48,49 @@ class Fields:
     query_id: tuple[str, ...] = QUERY_ID
     query: tuple[str, ...] = QUERY_TEXT
     media: bool = True
+    modalities: tuple[str, ...] = ()
     under: str = ""
 
     def told(self, query_field: str | None, document_field: str | None) -> Fields:
         """These, with the texts read from the fields that the user named."""
-        return Fields(
-            self.docid, (document_field,) if document_field else self.text, self.title, self.query_id,
-            (query_field,) if query_field else self.query, self.media, self.under,
-        )  # fmt: skip
+        return dataclasses.replace(
+            self,
+            text=(document_field,) if document_field else self.text,
+            query=(query_field,) if query_field else self.query,
+        )
+
+
+def parts(tables: Tables, options: Options, *, without: Collection[str] = ()) -> dict[str, tuple[str, str]]:
+    """Table and split of each split that is to be written, of tables that hold queries.
+
+    Args:
+        tables: the source.
+        options: ``part`` names a table (a config of the hub), ``splits`` the splits wanted.
+        without: tables that hold something else.
+
+    Raises:
+        DataError: there is no such table, several configs and none is named, or no split is wanted.
+    """
+    names = [name for name in tables.names() if name not in without]
+    place = tables.path or tables.name
+    if options.part is not None:
+        if options.part not in names:
+            raise DataError("no such part", file=place, field="part", found=options.part, expected=", ".join(names))
+        names = [options.part]
+    elif tables.hub and len(names) > 1:
+        raise DataError("several configs", file=place, found=names, hint="Name one with part (--part)")
+    found = {}
+    for name in names:
+        splits = tables.splits(name)
+        for split in splits:
+            plain = len(names) == 1 or name == DEFAULT
+            found[split if plain else name if len(splits) == 1 else f"{name}.{split}"] = name, split
+    wanted = {split: part for split, part in found.items() if options.wants(split)}
+    if not wanted:
+        raise DataError(
+            "no split", file=place, found=sorted(found), expected=", ".join(options.splits) or "one at least"
+        )
+    return wanted
 
 
 def copy_corpus(tables: Tables, rows: Iterable[Row], writer: DatasetWriter, fields: Fields, *,
@@ -78,6 +118,9 @@ def copy_corpus(tables: Tables, rows: Iterable[Row], writer: DatasetWriter, fiel
         seen.add(docid, row, cells.field_of(row, fields.docid) or fields.docid[0])
         title, text = cells.text(row, fields.title), cells.text(row, fields.text, needed=named)
         media = cells.pieces(tables, row, under=fields.under) if fields.media else {}
+        if fields.modalities:
+            media = {kind: value for kind, value in media.items() if kind in fields.modalities}
+            title, text = (title, text) if "text" in fields.modalities else ("", "")
         if not (text.strip() or title.strip() or media):
             raise row.error(
                 "empty document", found=docid, expected="a title, a text or a medium",

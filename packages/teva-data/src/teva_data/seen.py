@@ -267,5 +267,5 @@ class Judged(Memory):
 
 def _remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
     if len(cache) >= CACHE_ENTRIES:
-        cache.pop(next(iter(cache)))  # the one that came first
+        cache.clear()  # what still comes often is soon back; to drop one entry at a time would cost more
     cache[key] = value

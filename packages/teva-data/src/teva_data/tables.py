@@ -107,6 +107,8 @@ class Tables(ABC):
     def _piece(self, row: Row, field: str, value: Any, under: str) -> MediaBytes | MediaFile:
         if isinstance(value, MediaBytes | MediaFile):
             return value
+        if isinstance(value, dict) and isinstance(value.get("file"), str):
+            return self._part_of_file(row, field, value, under)
         if not isinstance(value, str):
             raise row.error("not a piece of media", field, value, "a path, or bytes with a name")
         path = relative_path(f"{under}/{value}" if under else value)
@@ -117,6 +119,18 @@ class Tables(ABC):
             where = "beside the data or in an uncompressed archive (.tar) there"
             raise row.error("no such file", field, value, f"a file {where}")
         return found
+
+    def _part_of_file(self, row: Row, field: str, value: dict[str, Any], under: str) -> MediaFile:
+        """What teva's own form addresses: a range of a file."""
+        file, offset, length = (
+            self._piece(row, field, value["file"], under),
+            value.get("offset") or 0,
+            value.get("length"),
+        )
+        good = type(offset) is int and offset >= 0 and (length is None or (type(length) is int and length > 0))
+        if not isinstance(file, MediaFile) or not good:
+            raise row.error("not the address of bytes", field, value, "a file, an offset and a length")
+        return MediaFile(file.path, file.offset + offset, length)
 
     def _find(self, path: str, row: Row) -> MediaFile | None:
         return None
