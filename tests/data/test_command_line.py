@@ -78,7 +78,7 @@ def test_help_and_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"teva-data {importlib.metadata.version('teva-data')}\n"
     for verb, words in {
-        "convert": ["SOURCE", "--layout {auto,beir,pairs}", "--held-out"],
+        "convert": ["SOURCE", "--from FORMAT", "--held-out"],
         "negatives": ["--run", "--skip"],
     }.items():
         with pytest.raises(SystemExit) as caught:

@@ -336,6 +336,9 @@ def test_share_out_of_range_is_refused(tmp_path, share):
 
 
 def test_unknown_file_is_refused(tmp_path):
+    (tmp_path / "x.docx").write_bytes(b"PK")
+    with refused("layout is not known", "x.docx", ".jsonl.zst"):
+        convert(tmp_path / "x.docx", tmp_path / "out")
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with refused("layout is not known", "x.parquet"):
+    with refused("x.parquet: cannot be read after row 0"):
         convert(tmp_path / "x.parquet", tmp_path / "out")

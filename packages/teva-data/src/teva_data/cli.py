@@ -12,25 +12,44 @@ from . import commandline
 
 
 def convert(
-    source: Annotated[Path, tyro.conf.arg(metavar="SOURCE"), tyro.conf.Positional],
+    source: Annotated[str, tyro.conf.arg(metavar="SOURCE"), tyro.conf.Positional],
     destination: Annotated[Path, tyro.conf.arg(metavar="DESTINATION"), tyro.conf.Positional],
     *,
-    layout: Literal["auto", "beir", "pairs"] = "auto",
+    layout: Annotated[str, tyro.conf.arg(name="from", aliases=["--layout"], metavar="FORMAT")] = "auto",
+    form: Literal["jsonl", "jsonl.zst", "parquet"] = "jsonl",
+    media: Literal["files", "bytes", "link"] = "files",
     query_field: str | None = None,
     document_field: str | None = None,
     held_out: float = 0.1,
+    splits: tuple[str, ...] = (),
+    part: str | None = None,
+    modalities: tuple[Literal["text", "image", "video", "audio"], ...] = (),
+    corpus: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Make a dataset of data in another layout.
 
     Args:
-        source: a directory in BEIR's layout (corpus.jsonl, queries[.SPLIT].jsonl, qrels/SPLIT.tsv or qrels.SPLIT.tsv),
-            or a CSV, TSV or JSONL file with a question and a passage in each row.
+        source: a file, a directory, or the id of a dataset on the hub (owner/name).
         destination: the directory to make.
-        layout: what the source is; auto guesses and says what.
+        layout: what the source is; auto guesses, and says what and why. A wrong name lists the known ones.
+        form: of the corpus and the splits that are written.
+        media: each picture, clip or recording becomes a file; or they go as bytes into uncompressed archives; or
+            nothing is copied and the dataset links to the source.
         query_field: take the query's text from this field (column) in place of the usual names.
         document_field: take the document's text from this field (column) in place of the usual names.
         held_out: pairs only: share of the questions that become the split "test".
+        splits: only these splits.
+        part: which of several collections in one source, e.g. a language.
+        modalities: what is kept of documents that have several of these; all, where nothing is named (of the layout
+            plain: media without their captions).
+        corpus: where the documents are, in layouts that keep them apart: a file, a directory or a hub id.
+        revision: branch, tag or commit on the hub.
+        token: the hub's access token, in place of the one that is logged in.
+        offline: take hub ids from the hub's local cache only.
         overwrite: replace a dataset that is there.
     """
     from .conversion import convert
@@ -39,9 +58,18 @@ def convert(
         source,
         destination,
         layout=layout,
+        form=form,
+        media=media,
         query_field=query_field,
         document_field=document_field,
         held_out=held_out,
+        splits=splits,
+        part=part,
+        modalities=modalities,
+        corpus=corpus,
+        revision=revision,
+        token=token,
+        offline=offline,
         overwrite=overwrite,
     )
 

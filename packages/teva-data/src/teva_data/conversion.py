@@ -1,97 +1,188 @@
 """Turns data as it is found into teva's form: a directory with one corpus, a file for each split, and judgements.
 
-A layout is a function from a source to a filled directory, entered in :func:`_layouts`; add one there.
+A layout is a module ``from_<layout>`` with two functions, entered in :data:`LAYOUTS`; add one there.
+``recognise(tables)`` gives a reason why the source is in this layout, or None; ``convert(tables, writer, options)``
+writes it. See :mod:`teva_data.tables`, :mod:`teva_data.writing`, :mod:`teva_data.cells` and :mod:`teva_data.joining`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import importlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Protocol, cast
 
 from .errors import DataError
-from .files import atomic_directory, atomic_file
+from .files import atomic_directory
+from .pieces import KINDS
 from .reader import COMPRESSIONS
-from .records import Document, Query
-from .schema import SCHEMA
+from .tables import Tables, expected_files, open_tables
+from .writing import DatasetWriter, Form, MediaForm, write_card, write_corpus, write_queries
+
+__all__ = [
+    "LAYOUTS", "Layout", "Options", "convert", "find_file", "recognise", "write_card", "write_corpus", "write_queries",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-Layout = Literal["auto", "beir", "pairs"]
+LAYOUTS = {
+    "beir": "from_beir",
+    "pairs": "from_pairs",
+    "tevatron-v1": "from_tevatron_v1",
+    "tevatron-v2": "from_tevatron_v2",
+    "sentence-transformers": "from_sentence_transformers",
+    "flagembedding": "from_flagembedding",
+    "plain": "from_plain",
+}
+"""Module of each layout, by the layout's name."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a layout may be told.
+    """What a layout may be told; each reads what concerns it.
 
     Attributes:
         query_field: read the query's text from this field (column).
         document_field: read the document's text from this field (column).
         held_out: share of the queries that become the split ``test``, where the source has no splits.
+        splits: the splits wanted; empty: all.
+        part: which of several collections in one source, e.g. a config, a language or ``image``.
+        modalities: what is kept of documents that have several, e.g. ``image``; empty: the layout's choice.
+        corpus: where the documents are, for layouts that keep them in another source than the queries.
     """
 
     query_field: str | None = None
     document_field: str | None = None
     held_out: float = 0.1
+    splits: tuple[str, ...] = ()
+    part: str | None = None
+    modalities: tuple[str, ...] = ()
+    corpus: Tables | None = None
+
+    def wants(self, split: str) -> bool:
+        """Whether a split is wanted."""
+        return not self.splits or split in self.splits
+
+
+class Layout(Protocol):
+    """What the module of a layout has."""
+
+    def recognise(self, tables: Tables) -> str | None:
+        """Why the source is in this layout; None where it is not."""
+
+    def convert(self, tables: Tables, writer: DatasetWriter, options: Options) -> None:
+        """Write the source."""
 
 
 def convert(
     source: str | Path,
     destination: str | Path,
     *,
-    layout: Layout = "auto",
+    layout: str = "auto",
     query_field: str | None = None,
     document_field: str | None = None,
     held_out: float = 0.1,
+    splits: tuple[str, ...] = (),
+    part: str | None = None,
+    modalities: tuple[str, ...] = (),
+    corpus: str | Path | None = None,
+    form: Form = "jsonl",
+    media: MediaForm = "files",
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Make a dataset of data in another layout. The destination appears whole or not at all.
 
+    Rows are streamed; what has to be remembered of them (ids, judgements) is kept on disk in the destination until it
+    is done, so memory does not grow with the source.
+
     Args:
-        source: for ``beir``, a directory with ``corpus.jsonl``, ``queries.jsonl`` or ``queries.<split>.jsonl``, and
-            ``qrels/<split>.tsv`` or ``qrels.<split>.tsv`` (each may be compressed); for ``pairs``, one CSV, TSV or
-            JSONL file with a question and a passage in each row.
+        source: a file, a directory, or the hub id of a dataset (``owner/name``).
         destination: the directory to make.
-        layout: ``auto`` guesses, and says what it guessed.
+        layout: one of :data:`LAYOUTS`; ``auto`` guesses, and says what it guessed and why.
         query_field: take the query's text from this field in place of the usual names.
         document_field: take the document's text from this field in place of the usual names.
         held_out: ``pairs`` only: share of the questions that become the split ``test``.
+        splits: the splits wanted; empty: all.
+        part: which of several collections in one source, e.g. a config or a language.
+        modalities: what is kept of documents that have several of ``text``, ``image``, ``video`` and ``audio``; empty:
+            all that there is, and of the layout ``plain`` the media alone, whose texts are captions.
+        corpus: ``tevatron-v2`` and others that keep documents apart: their file, directory or hub id.
+        form: of the corpus and the splits: ``jsonl``, ``jsonl.zst`` or ``parquet``.
+        media: ``files``: each picture, clip or recording becomes a file; ``bytes``: they go into uncompressed
+            archives; ``link``: nothing is copied, the dataset links to the source.
+        revision: branch, tag or commit on the hub.
+        token: the hub's access token; the one that is logged in where not given.
+        offline: take hub ids from the hub's local cache only (as ``HF_HUB_OFFLINE=1`` does).
         overwrite: replace a dataset that is there.
 
     Returns:
         ``destination``.
 
     Raises:
-        DataError: the source is in no known layout or holds a bad row, or the destination is not empty.
+        DataError: the source is in no known layout or in several, holds a bad row, or cannot be reached; or the
+            destination is not empty.
     """
-    source, destination = Path(source), Path(destination)
+    destination = Path(destination)
     if not 0 <= held_out < 1:
         raise DataError("not a share", field="held_out", found=held_out, expected="at least 0 and below 1")
-    _check_places(source, destination, overwrite)
+    if layout != "auto" and layout not in LAYOUTS:
+        raise DataError("unknown", field="layout", found=layout, expected=f"auto, {', '.join(LAYOUTS)}")
+    if unknown := set(modalities) - {"text", *KINDS}:
+        raise DataError("unknown", field="modalities", found=sorted(unknown)[0], expected=f"text, {', '.join(KINDS)}")
+    tables = open_tables(source, revision=revision, token=token, offline=offline)
+    _check_places(tables.path, destination, overwrite)
     if layout == "auto":
-        layout = _guess(source)
-        logger.info("%s: read in the layout %r", source, layout)
-    layouts = _layouts()
-    if layout not in layouts:
-        raise DataError("unknown", field="layout", found=layout, expected=f"auto, {', '.join(layouts)}")
-    options = Options(query_field, document_field, held_out)
-    with atomic_directory(destination) as temporary:
-        layouts[layout](source, temporary, options)
-    logger.info("%s: written", destination)
+        layout, reason = recognise(tables)
+        logger.info("%s: read in the layout %r: %s", source, layout, reason)
+    documents = None if corpus is None else open_tables(corpus, token=token, offline=offline)
+    options = Options(query_field, document_field, held_out, tuple(splits), part, tuple(modalities), documents)
+    root = tables.path.parent if tables.path is not None and tables.path.is_file() else tables.path
+    with (
+        atomic_directory(destination) as temporary,
+        DatasetWriter(temporary, form=form, media=media, source=root) as writer,
+    ):
+        writer.card(name=tables.name)
+        _layout(layout).convert(tables, writer, options)
+        counts = f"{writer.documents:,} documents"
+        for split, count in writer.queries.items():
+            counts += f", {split}: {count:,} queries"
+    logger.info("%s: written: %s", destination, counts)
     return destination
 
 
-def _layouts() -> dict[str, Callable[[Path, Path, Options], None]]:
-    # Imported here, since the layouts use this module's writers.
-    from . import from_beir, from_pairs
+def recognise(tables: Tables) -> tuple[str, str]:
+    """The layout of a source, and why it is this one.
 
-    return {"beir": from_beir.convert, "pairs": from_pairs.convert}
+    Raises:
+        DataError: none fits, or several do.
+    """
+    reasons: dict[str, str] = {}
+    problem: DataError | None = None
+    for name in LAYOUTS if tables.names() else ():
+        try:
+            if reason := _layout(name).recognise(tables):
+                reasons[name] = reason
+        except DataError as error:  # a file without a header may look malformed to a layout that is not its own
+            problem = problem or error
+    if not reasons and problem is not None:
+        raise problem
+    if len(reasons) == 1:
+        return next(iter(reasons.items()))
+    if reasons:
+        raise DataError(
+            "several layouts fit", file=tables.path or tables.name,
+            found="; ".join(f"{name}: {reason}" for name, reason in reasons.items()),
+            hint="Name one with layout (--from)",
+        )  # fmt: skip
+    raise DataError(
+        "the layout is not known", file=tables.path or tables.name, found=_content(tables),
+        expected=f"one of {', '.join(LAYOUTS)}",
+        hint=f"Name it with layout (--from). Files that are read: {expected_files()}",
+    )  # fmt: skip
 
 
 def find_file(directory: Path, stem: str) -> Path | None:
@@ -108,69 +199,19 @@ def find_file(directory: Path, stem: str) -> Path | None:
     return there[0] if there else None
 
 
-def write_corpus(directory: Path, documents: Iterable[Document]) -> int:
-    """Write ``corpus.jsonl``; returns the number of documents."""
-    count = 0
-    with _json_lines(directory / "corpus.jsonl") as write:
-        for each in documents:
-            count += 1
-            write({"docid": each.docid, "title": each.title, "document_text": each.document_text})
-    return count
+def _layout(name: str) -> Layout:
+    return cast(Layout, importlib.import_module(f".{LAYOUTS[name]}", __package__))
 
 
-def write_queries(path: Path, queries: Iterable[Query]) -> int:
-    """Write a split's file; returns the number of queries. Scores and prompts are written where a query has them."""
-    count = 0
-    with _json_lines(path) as write:
-        for each in queries:
-            count += 1
-            optional = {
-                "positive_scores": each.positive_scores,
-                "negative_scores": each.negative_scores,
-                "prompt": each.prompt,
-            }
-            write(
-                {
-                    "query_id": each.query_id,
-                    "query_text": each.query_text,
-                    "positive_document_ids": each.positive_document_ids,
-                    "negative_document_ids": each.negative_document_ids,
-                    **{name: value for name, value in optional.items() if value is not None},
-                }
-            )
-    return count
+def _content(tables: Tables) -> object:
+    if tables.path is None or not tables.path.is_dir():
+        return tables.names() if tables.path is None else tables.path.name
+    return sorted(path.name for path in tables.path.iterdir())
 
 
-def write_card(directory: Path, **fields: object) -> None:
-    """Write ``dataset.yaml``."""
-    text = yaml.safe_dump({"schema": SCHEMA["dataset"], **fields}, sort_keys=False, allow_unicode=True)
-    (directory / "dataset.yaml").write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _json_lines(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    with atomic_file(path, "w") as file:
-        yield lambda record: print(json.dumps(record, ensure_ascii=False), file=file)
-
-
-def _guess(source: Path) -> Literal["beir", "pairs"]:
-    if source.is_dir() and find_file(source, "corpus.jsonl") and any(source.glob("queries*.jsonl*")):
-        return "beir"
-    if source.is_file() and source.name.removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv", ".jsonl")):
-        return "pairs"
-    if not source.exists():
-        raise DataError("nothing here", file=source)
-    raise DataError(
-        "the layout is not known", file=source,
-        found=sorted(path.name for path in source.iterdir()) if source.is_dir() else source.name,
-        expected="a directory with corpus.jsonl, queries.jsonl and qrels; or a CSV, TSV or JSONL file of pairs",
-        hint="A directory with corpus.jsonl and train.jsonl is a dataset already",
-    )  # fmt: skip
-
-
-def _check_places(source: Path, destination: Path, overwrite: bool) -> None:
-    inner, outer = source.resolve(), destination.resolve()
-    if inner == outer or outer in inner.parents:
+def _check_places(source: Path | None, destination: Path, overwrite: bool) -> None:
+    outer = destination.resolve()
+    if source is not None and (source.resolve() == outer or outer in source.resolve().parents):
         raise DataError("the destination holds the source", file=destination, hint="Write to another directory")
     if destination.exists() and not destination.is_dir():
         raise DataError("the destination is a file", file=destination, expected="a directory that can be made")
@@ -178,7 +219,9 @@ def _check_places(source: Path, destination: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise DataError("the destination is not empty", file=destination, hint="Pass overwrite (--overwrite)")
-    if find_file(destination, "corpus.jsonl") is None:
+    if not any(
+        (destination / f"corpus{ending}").exists() for ending in ("", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+    ):
         raise DataError(
             "the destination is not a dataset, so it is not overwritten", file=destination,
             found=sorted(path.name for path in destination.iterdir()), hint="Choose another directory",

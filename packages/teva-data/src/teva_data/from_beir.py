@@ -1,162 +1,95 @@
-"""The layout of BEIR: a corpus, queries, and judgements for each split."""
+"""The layout of BEIR: a corpus, queries, and judgements for each split; in files, or as configs of the hub."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
-
-from .building import CORPUS, build_store
-from .conversion import Options, find_file, write_card, write_corpus, write_queries
+from .conversion import Options
 from .errors import DataError
-from .reader import COMPRESSIONS, read_lines, read_rows
-from .records import Document, Query, parse_document, parse_query
-from .runs import read_qrels, write_qrels
-from .sources import Source
-from .store import CorpusStore
+from .joining import Fields, copy_corpus, copy_queries, judgement_rows, read_judgements
+from .seen import Judged
+from .tables import Tables
+from .writing import DatasetWriter
 
 logger = logging.getLogger(__name__)
 
+CORPUS, QUERIES, QRELS = "corpus", "queries", "qrels"
 
-def convert(source: Path, target: Path, options: Options) -> None:
-    """Fill ``target`` from a directory in BEIR's layout.
 
-    Queries of a split are those with a positive judgement there; judgements are kept as they are.
+def recognise(tables: Tables) -> str | None:
+    """A corpus and queries with ``_id``, and judgements in TSV files or in a config ``<name>-qrels``."""
+    names = tables.names()
+    queries = [name for name in names if name == QUERIES or name.startswith(f"{QUERIES}.")]
+    if CORPUS not in names or not queries or not _judgement_tables(tables):
+        return None
+    if tables.hub and not any(name.endswith(f"-{QRELS}") for name in names):
+        return None
+    if not all("_id" in tables.columns(name) for name in (CORPUS, queries[0])):
+        return None
+    return "a corpus and queries with '_id', and judgements"
+
+
+def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
+    """Write a source in BEIR's layout.
+
+    Queries of a split are those with a positive judgement there; judgements are kept as they are. ``_id`` may be
+    ``docid`` and ``query_id``, as in other collections of the same arrangement.
 
     Raises:
-        DataError: a file is missing, a row is bad, or a judgement names an unknown query or document.
+        DataError: a table is missing, a row is bad, or a judgement names an unknown query or document.
     """
-    corpus_file = find_file(source, "corpus.jsonl")
-    if corpus_file is None:
-        raise DataError("no corpus", file=source, expected="corpus.jsonl, plain or compressed")
-    splits = _splits(source)
-    corpus = _corpus(corpus_file, target / ".work", options)
-    write_corpus(target, _documents(corpus))
-    (target / "qrels").mkdir()
-    texts: dict[Path, dict[str, str]] = {}  # splits may share their query file
-    for split, (query_file, qrels_file) in splits.items():
-        if query_file not in texts:
-            texts[query_file] = _read_queries(query_file, options)
-        _convert_split(split, query_file, texts[query_file], qrels_file, corpus, target)
-    shutil.rmtree(target / ".work")
-    write_card(target, name=source.resolve().name)
+    if CORPUS not in tables.names():
+        raise DataError("no corpus", file=tables.path or tables.name, found=tables.names(), expected="corpus.jsonl")
+    splits = _splits(tables, options)
+    fields = Fields(media=False).told(options.query_field, options.document_field)
+    files = tables.files(CORPUS)
+    corpus = files[0].name if files else CORPUS
+    with copy_corpus(
+        tables, tables.rows(CORPUS), writer, fields, named=options.document_field is not None
+    ) as documents:
+        for split, (queries, (name, part)) in splits.items():
+            place = str(next(iter(tables.files(queries)), queries))
+            with Judged(writer.work) as judged:
+                read_judgements(judgement_rows(tables, name, part), documents, judged, corpus=corpus)
+                copy_queries(tables, tables.rows(queries), judged, writer, split, fields, source=place)
 
 
-def _splits(source: Path) -> dict[str, tuple[Path, Path]]:
-    """Query file and judgements of each split that has both."""
-    splits, alone = {}, []
-    for split, qrels_file in sorted(_qrels_files(source).items()):
-        query_file = find_file(source, f"queries.{split}.jsonl") or find_file(source, "queries.jsonl")
-        if query_file is None:
-            alone.append(qrels_file.name)
-        else:
-            splits[split] = query_file, qrels_file
-    if alone:
-        logger.warning("%s: judgements without a query file are left out: %s", source, ", ".join(alone))
-    if not splits:
-        raise DataError(
-            "no split with queries and judgements", file=source, found=sorted(path.name for path in source.iterdir()),
-            expected="qrels/<split>.tsv or qrels.<split>.tsv, and queries.jsonl or queries.<split>.jsonl",
-        )  # fmt: skip
-    return splits
-
-
-def _qrels_files(source: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for directory, prefix in ((source / "qrels", ""), (source, "qrels.")):
-        for path in directory.glob(f"{prefix}*"):
-            for ending in COMPRESSIONS:
-                if not (name := path.name.removeprefix(prefix)).endswith(f".tsv{ending}"):
-                    continue
-                split = name.removesuffix(f".tsv{ending}")
-                if split == "corpus" or split in found:
-                    raise DataError(
-                        "no name for a split" if split == "corpus" else f"two files of judgements for {split!r}",
-                        file=path, hint="Rename the file or remove it",
-                    )  # fmt: skip
-                found[split] = path
+def _judgement_tables(tables: Tables) -> dict[str, list[tuple[str, str]]]:
+    """Table and split of the judgements of each split."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in tables.names():
+        if name == QRELS or name.endswith(f"-{QRELS}"):
+            for split in tables.splits(name):
+                found.setdefault(split, []).append((name, split))
+        elif name.startswith(f"{QRELS}."):
+            found.setdefault(name.removeprefix(f"{QRELS}."), []).append((name, tables.splits(name)[0]))
     return found
 
 
-def _corpus(file: Path, work: Path, options: Options) -> CorpusStore:
-    """A store of the source's corpus in a place that goes away: checks it, and finds ids without a set of them all."""
-    kind = CORPUS.with_parser(lambda row, shelf: parse_document(row, options.document_field, shelf))
-    source = Source.of(file)
-    build_store(source, work / "corpus", kind)
-    return CorpusStore(work / "corpus", source)
-
-
-def _documents(corpus: CorpusStore) -> Iterator[Document]:
-    for start in range(0, len(corpus), 4096):
-        yield from corpus.documents(start, min(start + 4096, len(corpus)))
-
-
-def _convert_split(
-    split: str, query_file: Path, queries: dict[str, str], qrels_file: Path, corpus: CorpusStore, target: Path
-) -> None:
-    qrels = read_qrels(qrels_file)
-    _check_judgements(qrels, queries, query_file, qrels_file, corpus)
-    positives = {
-        query_id: tuple(docid for docid, score in judged.items() if score > 0) for query_id, judged in qrels.items()
-    }
-    kept = [Query(query_id, text, positives[query_id]) for query_id, text in queries.items() if positives.get(query_id)]
-    if not kept:
-        raise DataError("no query has a positive judgement", file=qrels_file, expected="a score above 0")
-    write_queries(target / f"{split}.jsonl", kept)
-    write_qrels(target / "qrels" / f"{split}.tsv", qrels)
-    unjudged = len(queries.keys() - qrels.keys())
-    logger.info(
-        "%s: %d queries; left out: %d without a judgement, %d without a positive one",
-        split, len(kept), unjudged, len(queries) - unjudged - len(kept),
-    )  # fmt: skip
-
-
-def _read_queries(file: Path, options: Options) -> dict[str, str]:
-    """Text of each query by id, in the file's order."""
-    queries: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for row in read_rows(file):
-        query_id, text, *_ = parse_query(row, options.query_field)
-        if query_id in queries:
-            raise row.error(
-                f"duplicate id, first on line {lines[query_id]}", "query_id", query_id, "each id once",
-                "Remove one of the two lines or rename its id",
-            )  # fmt: skip
-        queries[query_id], lines[query_id] = text, row.line
-    return queries
-
-
-def _check_judgements(
-    qrels: dict[str, dict[str, int]],
-    queries: dict[str, str],
-    query_file: Path,
-    qrels_file: Path,
-    corpus: CorpusStore,
-) -> None:
-    for query_id, judged in qrels.items():
-        if query_id not in queries:
-            line = _line_of(qrels_file, query_id, next(iter(judged)))
+def _splits(tables: Tables, options: Options) -> dict[str, tuple[str, tuple[str, str]]]:
+    """Table of queries, and table and split of the judgements, of each split that has both."""
+    splits, alone = {}, []
+    names = tables.names()
+    for split, places in sorted(_judgement_tables(tables).items()):
+        if not options.wants(split):
+            continue
+        files = tables.files(*places[-1])
+        where = str(files[0]) if files else places[0][0]
+        if split == CORPUS or len(places) > 1 or len(files) > 1:
             raise DataError(
-                "unknown query", file=qrels_file, line=line, field="query_id", found=query_id,
-                expected=f"a query of {query_file.name}",
+                "no name for a split" if split == CORPUS else f"two files of judgements for {split!r}",
+                file=where, hint="Rename the file or remove it",
             )  # fmt: skip
-    pairs = [(query_id, docid) for query_id, judged in qrels.items() for docid in judged]
-    unknown = np.flatnonzero(corpus.rows([docid for _, docid in pairs]) < 0)
-    if len(unknown):
-        query_id, docid = pairs[int(unknown[0])]
+        queries = next((name for name in (f"{QUERIES}.{split}", QUERIES) if name in names), None)
+        if queries is None:
+            alone.append(files[0].name if files else places[0][0])
+        else:
+            splits[split] = queries, places[0]
+    if alone:
+        logger.warning("%s: judgements without a query file are left out: %s", tables.name, ", ".join(alone))
+    if not splits:
         raise DataError(
-            "unknown document", file=qrels_file, line=_line_of(qrels_file, query_id, docid), field="docid",
-            found=docid, expected=f"a document of {corpus.source.name}",
+            "no split with queries and judgements", file=tables.path or tables.name, found=names,
+            expected="qrels/<split>.tsv or qrels.<split>.tsv, and queries.jsonl or queries.<split>.jsonl",
         )  # fmt: skip
-
-
-def _line_of(file: Path, query_id: str, docid: str) -> int | None:
-    """The line of a judgement, looked up only when it has to be named."""
-    for number, line in read_lines(file):
-        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-        if query_id in cells and docid in cells:
-            return number
-    return None
+    return splits

@@ -1,21 +1,21 @@
-"""The layout of question-passage pairs: one table, CSV, TSV or JSONL, with a question and a passage that answers it."""
+"""The layout of question-passage pairs: one table with a question and a passage that answers it in each row."""
 
 from __future__ import annotations
 
-import csv
 import logging
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import xxhash
 
-from .conversion import Options, write_card, write_corpus, write_queries
+from . import cells
+from .conversion import Options
 from .errors import DataError
-from .reader import read_lines, read_rows
-from .records import Document, Query, Row
-from .runs import write_qrels
+from .grouping import Groups, write_group
+from .records import Row
+from .seen import SeenTexts
+from .tables import TRAIN, Tables
+from .writing import DatasetWriter
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,10 @@ QUESTION = ("question", "query", "anchor")
 PASSAGE = ("passage", "answer", "positive", "document", "text", "context")
 # Columns that say how well a pair fits: to leave them out would make positives of pairs that are none.
 GRADES = ("label", "score", "relevance")
+# Columns of other layouts: a table that has one is no table of pairs.
+OTHERS = ("positive_passages", "positive_document_ids", "pos", "image", "video", "audio", "docid", "_id")
 HELD_OUT_SEED = 0x7E7A
+TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -41,66 +44,67 @@ class Columns:
     title: str | None
 
 
-def convert(source: Path, target: Path, options: Options) -> None:
-    """Fill ``target`` from a file of pairs.
+def recognise(tables: Tables) -> str | None:
+    """One table without the marks of another layout."""
+    names = tables.names()
+    if len(names) != 1 or len(tables.splits(names[0])) != 1:
+        return None
+    row = tables.first(names[0])
+    names = [str(name).strip().lower() for name in row.record]
+    if not {*OTHERS}.isdisjoint(names) or any(name.startswith(("negative", "sentence")) for name in names):
+        return None
+    if "anchor" in names and ("positive" not in names or not {*GRADES, "scores"}.isdisjoint(names)):
+        return None
+    return "one table, taken for a question and a passage in each row"
+
+
+def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
+    """Write a table of pairs.
 
     Equal passages (with equal titles) become one document, equal questions one query with several positives. Ids are
-    hashes of the texts. Which questions are held out depends on their texts and on ``held_out`` alone.
+    hashes of the texts. Which questions are held out depends on their texts and on ``held_out`` alone: a question stays
+    on its side when data is added. A passage may thus answer a held out question and a training question too; the log
+    says how many do.
 
     Raises:
         DataError: a column is not found, or a row is bad.
     """
-    positives: dict[str, dict[str, None]] = {}
-    documents = write_corpus(target, _documents(source, options, positives))
-    held_out = {text for text in positives if _share(text) < options.held_out}
-    splits = {
-        "train": [_query(text, docids) for text, docids in positives.items() if text not in held_out],
-        "test": [_query(text, docids) for text, docids in positives.items() if text in held_out],
-    }
+    names = tables.names()
+    if len(names) != 1:
+        raise DataError("not one table", file=tables.path or tables.name, found=names, expected="one file of pairs")
+    columns: Columns | None = None
+    with SeenTexts(writer.work) as seen, Groups(writer.work) as groups:
+        for row in tables.rows(names[0]):
+            columns = columns or _find_columns(row, options)
+            question, passage = _text(row, columns.question), _text(row, columns.passage)
+            title = "" if columns.title is None else cells.text(row, (columns.title,))
+            docid, new = seen.unnamed(title, passage)
+            if new:
+                writer.document(docid, passage, title)
+            query = groups.query(question, held_out=_share(question) < options.held_out)
+            groups.answer(query, docid, positive=True)
+        _write_splits(tables, writer, groups, options.held_out)
+
+
+def _write_splits(tables: Tables, writer: DatasetWriter, groups: Groups, held_out: float) -> None:
+    place = tables.path or tables.name
     logger.info(
         "%s: %d documents, %d queries to train on, %d held out",
-        source.name, documents, len(splits["train"]), len(splits["test"]),
+        tables.name, writer.documents, groups.queries - groups.held_out, groups.held_out,
     )  # fmt: skip
-    _write_splits(source, target, splits, options.held_out)
-    write_card(target, name=source.name.split(".")[0])
-
-
-def _write_splits(source: Path, target: Path, splits: dict[str, list[Query]], held_out: float) -> None:
-    if not splits["train"]:
-        raise DataError("all questions are held out", file=source, hint="Give more pairs or a smaller held_out")
-    write_queries(target / "train.jsonl", splits["train"])
-    if splits["test"]:
-        write_queries(target / "test.jsonl", splits["test"])
-        (target / "qrels").mkdir()
-        write_qrels(
-            target / "qrels" / "test.tsv",
-            {query.query_id: dict.fromkeys(query.positive_document_ids, 1) for query in splits["test"]},
+    if groups.held_out == groups.queries:
+        raise DataError("all questions are held out", file=place, hint="Give more pairs or a smaller held_out")
+    for group in groups:
+        write_group(writer, TEST if group.held_out else TRAIN, group)
+        if group.held_out:
+            for docid in group.positives:
+                writer.judgement(TEST, group.query_id, docid, 1)
+    if held_out and not groups.held_out:
+        logger.warning("%s: too few questions for a share of %s: no split 'test'", place, held_out)
+    elif groups.held_out:
+        logger.info(
+            "%s: %d documents answer both a held out question and a training question", place, groups.shared_answers()
         )
-    elif held_out:
-        logger.warning("%s: too few questions for a share of %s: no split 'test'", source, held_out)
-
-
-def _documents(source: Path, options: Options, positives: dict[str, dict[str, None]]) -> Iterator[Document]:
-    """Distinct passages as they come; questions are collected in ``positives``, with the ids of their passages."""
-    seen: set[str] = set()
-    columns: Columns | None = None
-    for row in _rows(source):
-        columns = columns or _find_columns(row, options)
-        question, passage = _text(row, columns.question), _text(row, columns.passage)
-        title = "" if columns.title is None else _text(row, columns.title, needed=False)
-        docid = f"d-{_digest(f'{len(title)} {title}{passage}')}"
-        positives.setdefault(question, {})[docid] = None
-        if docid not in seen:
-            seen.add(docid)
-            yield Document(docid, passage, title)
-
-
-def _query(text: str, docids: Mapping[str, None]) -> Query:
-    return Query(f"q-{_digest(text)}", text, tuple(docids))
-
-
-def _digest(text: str) -> str:
-    return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
 def _share(question: str) -> float:
@@ -143,66 +147,11 @@ def _column(row: Row, names: Mapping[str, str], known: tuple[str, ...], wanted: 
     )  # fmt: skip
 
 
-def _text(row: Row, field: str, *, needed: bool = True) -> str:
+def _text(row: Row, field: str) -> str:
     value = row.record.get(field)
-    if value is None and not needed:
-        return ""
-    if not isinstance(value, str) or (needed and not value.strip()):
+    if not isinstance(value, str) or not value.strip():
         raise row.error(
             "no text", field, "null" if value is None else value, "a string that is not empty",
             "Give it a text or remove the row",
         )  # fmt: skip
-    return value
-
-
-def _rows(source: Path) -> Iterator[Row]:
-    name = source.name.removesuffix(".gz").removesuffix(".zst")
-    if name.endswith(".csv"):
-        return _table_rows(source, ",")
-    if name.endswith(".tsv"):
-        return _table_rows(source, "\t")
-    return read_rows(source)
-
-
-def _table_rows(source: Path, delimiter: str) -> Iterator[Row]:
-    """Rows of a CSV or TSV with a header; quoted as spreadsheets do; a row's line is its first.
-
-    Line breaks inside a cell become ``\\n``.
-    """
-    limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.reader((line + "\n" for _, line in read_lines(source)), delimiter=delimiter, strict=True)
-    start, rows, header, empty_line = 1, 0, None, None
-    try:
-        for cells in reader:
-            first, start = start, reader.line_num + 1
-            if not cells:
-                empty_line = empty_line or first
-                continue
-            if empty_line is not None:
-                raise DataError("empty line", file=source, line=empty_line, hint="Remove the line")
-            if header is None:
-                header = _header(cells, source)
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    "not as many cells as the header has", file=source, line=first, found=len(cells),
-                    expected=str(len(header)), hint="Quote cells that hold the separator or a line break",
-                )  # fmt: skip
-            rows += 1
-            yield Row(dict(zip(header, cells, strict=True)), source, first)
-    except csv.Error as error:
-        raise DataError(
-            f"malformed table: {error}", file=source, line=start, hint='Is a quote (") left open or not doubled?'
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-    if not rows:
-        raise DataError("no rows", file=source, expected="a header and at least one row")
-
-
-def _header(cells: list[str], source: Path) -> list[str]:
-    lowered = [cell.strip().lower() for cell in cells]
-    twice = [cell for cell in lowered if lowered.count(cell) > 1]
-    if twice:
-        raise DataError("the header names a column twice", file=source, line=1, found=twice[0])
-    return cells
+    return cells.unicode(row, field, value)

@@ -19,14 +19,14 @@ class Progress:
     carriage returns make a log unreadable. Use as a context manager.
 
     Args:
-        total: units of the whole work.
+        total: units of the whole work; None where nobody knows: then there is a count and a rate.
         what: what is being done, e.g. ``"encode"``.
         unit: the unit's name, e.g. ``"documents"``.
         done: units that an earlier run has finished already; they do not count towards the rate.
         every: seconds between two log lines where there is no terminal.
     """
 
-    def __init__(self, total: int, what: str, unit: str, *, done: int = 0, every: float = 10.0) -> None:
+    def __init__(self, total: int | None, what: str, unit: str, *, done: int = 0, every: float = 10.0) -> None:
         self.total, self.what, self.unit = total, what, unit
         self.count = self._first = done
         self._every, self._start = every, time.monotonic()
@@ -51,6 +51,9 @@ class Progress:
     def line(self, note: str = "") -> str:
         """The state in one line: done, total, rate, ETA."""
         rate = self.rate
+        if self.total is None:
+            text = f"{self.what}: {self.count:,} {self.unit}, {rate:,.1f} {self.unit}/s"
+            return f"{text}, {note}" if note else text
         eta = f"{_clock((self.total - self.count) / rate)} left" if rate > 0 else "ETA unknown"
         text = f"{self.what}: {self.count:,} of {self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s, {eta}"
         return f"{text}, {note}" if note else text
