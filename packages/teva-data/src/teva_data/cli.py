@@ -117,6 +117,33 @@ def negatives(
     )
 
 
+def push(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    repository: Annotated[str, tyro.conf.arg(metavar="OWNER/NAME"), tyro.conf.Positional],
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    prune: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Check a dataset and publish it on a hub, with a card from which `datasets.load_dataset` loads it.
+
+    Args:
+        data: the dataset's directory.
+        repository: where to; made where it is missing.
+        private: a new repository is seen by its owner alone.
+        revision: the branch to write, made where it is missing.
+        token: the hub's access token; the one that is logged in where not given.
+        prune: delete the repository's files that the dataset does not have.
+        dry_run: print the files with their sizes and the card, and upload nothing.
+    """
+    from .pushing import push
+
+    publication = push(data, repository, private=private, revision=revision, token=token, prune=prune, dry_run=dry_run)
+    print(publication.describe() if dry_run else f"{repository}: {len(publication.files)} files and the card")
+
+
 def stats(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]) -> None:
     """Print how many documents and queries a dataset has, and how long they are, in characters.
 
@@ -144,6 +171,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commandline.run(
         "teva-data",
         "Retrieval data: convert it, look at it, mine negatives for it.",
-        {"convert": convert, "negatives": negatives, "stats": stats, "verify": verify},
+        {"convert": convert, "negatives": negatives, "push": push, "stats": stats, "verify": verify},
         argv,
     )
