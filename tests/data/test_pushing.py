@@ -224,7 +224,9 @@ class Hub(BaseHTTPRequestHandler):
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
                 if line["key"] == "deletedFile":
                     del self.server.files[line["value"]["path"]]
-            return self.answer({"commitUrl": f"{self.server.address}/datasets/me/small/commit/{1:040}", "commitOid": f"{1:040}"})
+            commit = f"{1:040}"
+            url = f"{self.server.address}/datasets/me/small/commit/{commit}"
+            return self.answer({"commitUrl": url, "commitOid": commit})
         return self.answer({})
 
 
