@@ -295,3 +295,41 @@ def test_hub_that_is_not_there(hub, data):
     assert "Traceback" not in done.stderr
     with pytest.raises(TevaError):
         push(data.parent / "none", "me/small", dry_run=True)
+
+
+# --- media ---
+
+
+def test_media_are_published_wherever_they_lie(data, tmp_path):
+    from .replicas import png
+
+    outside = tmp_path / "pictures"
+    outside.mkdir()
+    for number in range(3):
+        (outside / f"{number}.png").write_bytes(png(number))
+    (data / "media").mkdir()
+    (data / "media" / "source").symlink_to(outside, target_is_directory=True)
+    (data / "media" / "own.png").write_bytes(png(7))
+    images = ["media/source/1.png", {"file": "media/source/2.png", "offset": 0, "length": len(png(2))}, "media/own.png"]
+    rows = [{"docid": docid, "document_image": image} for docid, image in zip(("007", "8", "9"), images, strict=True)]
+    (data / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    publication = prepare(data, "me/small")
+    assert sorted(name for name in publication.files if name.startswith("media")) == [
+        "media/own.png", "media/source/1.png", "media/source/2.png",
+    ]  # fmt: skip
+    assert matter_of(publication.card)["tags"] == ["teva", "retrieval", "image"]
+    assert "values of several types" in publication.card  # a path here, a place in a file there
+    repository = staged(publication, tmp_path)
+    assert not any(path.is_symlink() for path in repository.rglob("*"))
+    documents = Dataset.open(repository).corpus.documents(0, 3)
+    assert [each.pieces[0].read() for each in documents] == [png(1), png(2), png(7)]
+    # With one type in the column, `datasets` loads it.
+    rows[1]["document_image"] = "media/source/2.png"
+    (data / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.rmtree(repository)
+    shutil.rmtree(tmp_path / "links")
+    repository = staged(prepare(data, "me/small"), tmp_path)
+    assert loaded(repository, "corpus", "corpus", tmp_path / "cache") == rows
+    (outside / "2.png").unlink()
+    with pytest.raises(DataError, match=r"2\.png"):
+        prepare(data, "me/small")

@@ -88,9 +88,10 @@ class Declaration(BaseModel):
             lines += [f"  {name:<26} {kind}{_arrow(self.fields.get(name))}" for name, kind in source.columns.items()]
             if source.assets:
                 lines.append(f"  media     below {source.assets}/")
+        terms = f"{self.license}. {self.terms}" if self.terms else self.license
         lines += [
             f"splits      {', '.join(self.splits)}", f"modalities  {', '.join(self.modalities)}",
-            f"languages   {', '.join(self.languages)}", f"licence     {'. '.join(filter(None, (self.license, self.terms)))}",
+            f"languages   {', '.join(self.languages)}", f"licence     {terms}",
             f"cite        {self.citation}", *(f"note        {note}" for note in self.notes),
         ]  # fmt: skip
         return "\n".join(lines)
