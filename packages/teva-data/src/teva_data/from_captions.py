@@ -19,7 +19,7 @@ from typing import Any
 from . import cells
 from .conversion import Options
 from .errors import DataError
-from .pieces import MediaBytes, MediaFile
+from .incoming import MediaBytes, MediaFile
 from .records import Row
 from .seen import SeenIds
 from .tables import SPLIT_NAMES, Tables

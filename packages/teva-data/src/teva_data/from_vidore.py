@@ -17,8 +17,8 @@ from typing import Any
 from . import cells
 from .conversion import Options
 from .errors import DataError
+from .incoming import MediaBytes, read_piece
 from .joining import Fields, copy_corpus, copy_queries, judgement_rows, read_judgements
-from .pieces import MediaBytes, read_piece
 from .records import Row
 from .seen import Judged, SeenTexts, digest
 from .tables import Tables
