@@ -20,7 +20,8 @@ JSON_ID = ("qid", "query_id", "query-id", "_id", "id")
 JSON_TEXT = ("query", "query_text", "text", "title")
 # A header that some publish; the first cell of a real first line is never one of these together with the second.
 _HEADER = ({"qid", "query_id", "query-id", "topic_id", "id", "_id"}, {"query", "query_text", "text", "title"})
-_BLOCK = re.compile(r"<(DOC|top|topic)\b([^>]*)>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
+_OPEN = re.compile(r"<(DOC|top|topic)\b([^<>]*)>", re.IGNORECASE)
+_CLOSE = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("doc", "top", "topic")}
 _NUMBER = re.compile(r"""\b(?:number|id)\s*=\s*["']([^"']+)["']""", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([A-Za-z]+)\s*>")
 _LABEL = re.compile(r"^\s*(?:Number|Topic|Query)\s*:", re.IGNORECASE)
@@ -115,48 +116,50 @@ def _from_json(path: Path) -> Iterator[Topic]:
 
 
 def _from_sgml(path: Path) -> Iterator[Topic]:
-    # Topic files are small; a block may be of any number of lines, so the whole text is looked at.
+    # Topic files are small; a topic may be of any number of lines, so the whole text is looked at.
     text = "\n".join(line for _, line in read_lines(path))
-    end = 0
-    for block in _BLOCK.finditer(text):
-        _check_between(path, text, end, block.start())
-        end = block.end()
-        yield _block(path, block, _line(text, block.start()))
-    _check_between(path, text, end, len(text))
+    end, line = 0, 1
+    while (tag := _OPEN.search(text, end)) is not None:
+        _check_between(path, text[end : tag.start()], line)
+        line += text.count("\n", end, tag.start())
+        close = _CLOSE[tag[1].lower()].search(text, tag.end())
+        if close is None:
+            raise DataError("a topic left open", file=path, line=line, found=tag[0], expected=f"</{tag[1]}> after it")
+        yield _topic(path, tag, text[tag.end() : close.start()], line)
+        line += text.count("\n", tag.start(), close.end())
+        end = close.end()
+    _check_between(path, text[end:], line)
 
 
-def _block(path: Path, block: re.Match[str], line: int) -> Topic:
+def _topic(path: Path, tag: re.Match[str], content: str, line: int) -> Topic:
     fields: dict[str, str] = {}
-    loose, *rest = _TAG.split(block[3])
+    loose, *rest = _TAG.split(content)
     for closing, name, value in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         if closing:
             loose += value
         else:
             fields.setdefault(name.lower(), value)
-    number = _NUMBER.search(block[2])
+    number = _NUMBER.search(tag[2])
     query_id = number[1] if number else fields.get("docno", fields.get("num", ""))
     query_id = _LABEL.sub("", query_id).strip()
     if not query_id:
         raise DataError(
-            "a topic without an id", file=path, line=line, found=block[0][:40],
+            "a topic without an id", file=path, line=line, found=tag[0],
             expected='<DOCNO>, <num> or an attribute number="..."',
         )  # fmt: skip
-    found = loose if block[1].lower() == "doc" else fields.get("title", fields.get("query", ""))
-    if block[1].lower() == "topic":  # XML, where the others are SGML
+    found = loose if tag[1].lower() == "doc" else fields.get("title", fields.get("query", ""))
+    if tag[1].lower() == "topic":  # XML, where the others are SGML
         found = html.unescape(found)
     return Topic(query_id, " ".join(found.split()), line)
 
 
-def _check_between(path: Path, text: str, start: int, end: int) -> None:
-    """Nothing but the tags around all topics may stand outside of a topic: a topic left open would be lost there."""
-    between = re.sub(r"<\?.*?\?>|<!--.*?-->|</?topics\b[^>]*>", "", text[start:end], flags=re.IGNORECASE | re.DOTALL)
+def _check_between(path: Path, text: str, line: int) -> None:
+    """Nothing but the tags around all topics may stand outside of a topic."""
+    between = re.sub(r"<\?[^?]*\?>|</?topics\b[^<>]*>", "", text, flags=re.IGNORECASE)
+    while (start := between.find("<!--")) >= 0 and (end := between.find("-->", start)) >= 0:
+        between = between[:start] + between[end + 3 :]
     if stray := between.strip():
-        at = start + text[start:end].find(stray[:1])
         raise DataError(
-            "text outside of a topic", file=path, line=_line(text, at), found=stray[:60],
-            expected="<DOC>, <top> or <topic>, closed by its end tag", hint="Is a topic left open?",
+            "text outside of a topic", file=path, line=line + text.count("\n", 0, text.find(stray[:1])),
+            found=stray[:60], expected="<DOC>, <top> or <topic>, closed by its end tag",
         )  # fmt: skip
-
-
-def _line(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + 1
