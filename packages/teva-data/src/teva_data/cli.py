@@ -25,6 +25,9 @@ def convert(
     part: str | None = None,
     modalities: tuple[Literal["text", "image", "video", "audio"], ...] = (),
     corpus: str | None = None,
+    assets: Path | None = None,
+    missing: Literal["error", "skip"] = "error",
+    local: Path | None = None,
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
@@ -33,7 +36,8 @@ def convert(
     """Make a dataset of data in another layout.
 
     Args:
-        source: a file, a directory, or the id of a dataset on the hub (owner/name).
+        source: a file, a directory, the id of a dataset on the hub (owner/name), or the name of a declared one
+            (`teva-data datasets list`).
         destination: the directory to make.
         layout: what the source is; auto guesses, and says what and why. A wrong name lists the known ones.
         form: of the corpus and the splits that are written.
@@ -47,13 +51,25 @@ def convert(
         modalities: what is kept of documents that have several of these; all, where nothing is named (of the layout
             plain: media without their captions).
         corpus: where the documents are, in layouts that keep them apart: a file, a directory or a hub id.
+        assets: captions only: a directory of clips or an archive (tar) of them.
+        missing: captions only: a clip that is not there is an error, or left out with its captions (skip).
+        local: a declared dataset only: read this local copy of its repositories in place of the hub.
         revision: branch, tag or commit on the hub.
         token: the hub's access token, in place of the one that is logged in.
         offline: take hub ids from the hub's local cache only.
         overwrite: replace a dataset that is there.
     """
     from .conversion import convert
+    from .datasets import NAMES
 
+    if local is not None or (source in NAMES and not Path(source).exists()):
+        from .declared import convert_declared
+
+        convert_declared(
+            source, destination, local=local, splits=splits, form=form, media=media, token=token, offline=offline,
+            overwrite=overwrite,
+        )  # fmt: skip
+        return
     convert(
         source,
         destination,
@@ -67,11 +83,35 @@ def convert(
         part=part,
         modalities=modalities,
         corpus=corpus,
+        assets=assets,
+        missing=missing,
         revision=revision,
         token=token,
         offline=offline,
         overwrite=overwrite,
     )
+
+
+def datasets(
+    action: Annotated[Literal["list", "show"], tyro.conf.Positional],
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME"), tyro.conf.Positional] = None,
+) -> None:
+    """Show the datasets that are declared: those that `teva-data convert NAME DESTINATION` gets and converts.
+
+    Args:
+        action: list all, or show one.
+        name: the one to show.
+    """
+    from .datasets import declaration, declarations
+    from .errors import DataError
+
+    if action == "show":
+        if name is None:
+            raise DataError("no name", field="name", hint="`teva-data datasets list` shows the names")
+        print(declaration(name).describe())
+        return
+    for each in declarations():
+        print(f"{each.name:<16} {', '.join(each.modalities):<12} {each.queries.hub:<30} {each.title}")
 
 
 def negatives(
@@ -134,6 +174,33 @@ def negatives(
         report=report,
         overwrite=overwrite,
     )
+
+
+def push(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    repository: Annotated[str, tyro.conf.arg(metavar="OWNER/NAME"), tyro.conf.Positional],
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    prune: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Check a dataset and publish it on a hub, with a card from which `datasets.load_dataset` loads it.
+
+    Args:
+        data: the dataset's directory.
+        repository: where to; made where it is missing.
+        private: a new repository is seen by its owner alone.
+        revision: the branch to write, made where it is missing.
+        token: the hub's access token; the one that is logged in where not given.
+        prune: delete the repository's files that the dataset does not have.
+        dry_run: print the files with their sizes and the card, and upload nothing.
+    """
+    from .pushing import push
+
+    publication = push(data, repository, private=private, revision=revision, token=token, prune=prune, dry_run=dry_run)
+    print(publication.describe() if dry_run else f"{repository}: {len(publication.files)} files and the card")
 
 
 def stats(
@@ -206,6 +273,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commandline.run(
         "teva-data",
         "Retrieval data: convert it, look at it, mine negatives for it.",
-        {"convert": convert, "negatives": negatives, "stats": stats, "validate": validate, "verify": verify},
+        {
+            "convert": convert,
+            "datasets": datasets,
+            "negatives": negatives,
+            "push": push,
+            "stats": stats,
+            "validate": validate,
+            "verify": verify,
+        },
         argv,
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from .errors import DataError
 from .files import atomic_directory
@@ -21,7 +22,8 @@ from .tables import Tables, expected_files, open_tables
 from .writing import DatasetWriter, Form, MediaForm, write_card, write_corpus, write_queries
 
 __all__ = [
-    "LAYOUTS", "Layout", "Options", "convert", "find_file", "recognise", "write_card", "write_corpus", "write_queries",
+    "LAYOUTS", "Layout", "Options", "check_destination", "convert", "find_file", "recognise", "write_card",
+    "write_corpus", "write_dataset", "write_queries",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,16 @@ LAYOUTS = {
     "sentence-transformers": "from_sentence_transformers",
     "flagembedding": "from_flagembedding",
     "plain": "from_plain",
+    "mteb": "from_mteb",
+    "vidore": "from_vidore",
+    "miracl": "from_miracl",
+    "msmarco": "from_msmarco",
+    "captions": "from_captions",
 }
 """Module of each layout, by the layout's name."""
+
+WITHOUT_TABLES = ("miracl", "captions")
+"""Layouts that read files of their own too, so that a source may have no table."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,9 @@ class Options:
         part: which of several collections in one source, e.g. a config, a language or ``image``.
         modalities: what is kept of documents that have several, e.g. ``image``; empty: the layout's choice.
         corpus: where the documents are, for layouts that keep them in another source than the queries.
+        assets: where clips are that lie apart from what names them: a directory or an archive (tar); of the layout
+            ``tevatron-v2``, a directory of the corpus that its paths start from.
+        missing: what a clip that is not there is: an ``error``, or left out with its captions (``skip``).
     """
 
     query_field: str | None = None
@@ -59,6 +72,8 @@ class Options:
     part: str | None = None
     modalities: tuple[str, ...] = ()
     corpus: Tables | None = None
+    assets: Path | None = None
+    missing: Literal["error", "skip"] = "error"
 
     def wants(self, split: str) -> bool:
         """Whether a split is wanted."""
@@ -87,6 +102,8 @@ def convert(
     part: str | None = None,
     modalities: tuple[str, ...] = (),
     corpus: str | Path | None = None,
+    assets: str | Path | None = None,
+    missing: Literal["error", "skip"] = "error",
     form: Form = "jsonl",
     media: MediaForm = "files",
     revision: str | None = None,
@@ -111,6 +128,9 @@ def convert(
         modalities: what is kept of documents that have several of ``text``, ``image``, ``video`` and ``audio``; empty:
             all that there is, and of the layout ``plain`` the media alone, whose texts are captions.
         corpus: ``tevatron-v2`` and others that keep documents apart: their file, directory or hub id.
+        assets: ``captions``: a directory of clips or an archive (tar) of them; the source's own directory where not
+            given.
+        missing: ``captions``: a clip that is not there is an ``error``, or left out with its captions (``skip``).
         form: of the corpus and the splits: ``jsonl``, ``jsonl.zst`` or ``parquet``.
         media: ``files``: each picture, clip or recording becomes a file; ``bytes``: they go into uncompressed
             archives; ``link``: nothing is copied, the dataset links to the source.
@@ -134,24 +154,49 @@ def convert(
     if unknown := set(modalities) - {"text", *KINDS}:
         raise DataError("unknown", field="modalities", found=sorted(unknown)[0], expected=f"text, {', '.join(KINDS)}")
     tables = open_tables(source, revision=revision, token=token, offline=offline)
-    _check_places(tables.path, destination, overwrite)
+    check_destination(tables.path, destination, overwrite)
     if layout == "auto":
         layout, reason = recognise(tables)
         logger.info("%s: read in the layout %r: %s", source, layout, reason)
     documents = None if corpus is None else open_tables(corpus, token=token, offline=offline)
-    options = Options(query_field, document_field, held_out, tuple(splits), part, tuple(modalities), documents)
+    clips = None if assets is None else Path(assets)
+    options = Options(
+        query_field, document_field, held_out, tuple(splits), part, tuple(modalities), documents, clips, missing
+    )
+    write_dataset(tables, destination, layout, options, form=form, media=media)
+    return destination
+
+
+def write_dataset(
+    tables: Tables, destination: Path, layout: str, options: Options, *, form: Form = "jsonl",
+    media: MediaForm = "files", card: Mapping[str, object] | None = None,
+) -> dict[str, int]:  # fmt: skip
+    """Write tables that are open; see :func:`convert`.
+
+    Args:
+        tables: the source.
+        destination: the directory to make; see :func:`check_destination`.
+        layout: one of :data:`LAYOUTS`.
+        options: for the layout.
+        form: see :func:`convert`.
+        media: see :func:`convert`.
+        card: fields of ``dataset.yaml``, which come before those of the layout.
+
+    Returns:
+        How many queries each split has.
+    """
     root = tables.path.parent if tables.path is not None and tables.path.is_file() else tables.path
     with (
         atomic_directory(destination) as temporary,
         DatasetWriter(temporary, form=form, media=media, source=root) as writer,
     ):
-        writer.card(name=tables.name)
+        writer.card(**{"name": tables.name, **(card or {})})
         _layout(layout).convert(tables, writer, options)
         counts = f"{writer.documents:,} documents"
         for split, count in writer.queries.items():
             counts += f", {split}: {count:,} queries"
     logger.info("%s: written: %s", destination, counts)
-    return destination
+    return dict(writer.queries)
 
 
 def recognise(tables: Tables) -> tuple[str, str]:
@@ -162,7 +207,7 @@ def recognise(tables: Tables) -> tuple[str, str]:
     """
     reasons: dict[str, str] = {}
     problem: DataError | None = None
-    for name in LAYOUTS if tables.names() else ():
+    for name in LAYOUTS if tables.names() else WITHOUT_TABLES:
         try:
             if reason := _layout(name).recognise(tables):
                 reasons[name] = reason
@@ -170,6 +215,8 @@ def recognise(tables: Tables) -> tuple[str, str]:
             problem = problem or error
     if not reasons and problem is not None:
         raise problem
+    if len(reasons) > 1:
+        reasons.pop("pairs", None)  # any table may be one of pairs; another layout knows its own
     if len(reasons) == 1:
         return next(iter(reasons.items()))
     if reasons:
@@ -209,7 +256,17 @@ def _content(tables: Tables) -> object:
     return sorted(path.name for path in tables.path.iterdir())
 
 
-def _check_places(source: Path | None, destination: Path, overwrite: bool) -> None:
+def check_destination(source: Path | None, destination: Path, overwrite: bool) -> None:
+    """Check that a dataset may be written there.
+
+    Args:
+        source: what is converted, where it is local.
+        destination: the directory to make.
+        overwrite: a dataset that is there may be replaced.
+
+    Raises:
+        DataError: it holds the source, is a file, or holds something that may not be replaced.
+    """
     outer = destination.resolve()
     if source is not None and (source.resolve() == outer or outer in source.resolve().parents):
         raise DataError("the destination holds the source", file=destination, hint="Write to another directory")

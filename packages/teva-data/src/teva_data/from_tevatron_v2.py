@@ -38,7 +38,8 @@ def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
     Raises:
         DataError: there is no corpus, a row is bad, an id stands twice, or a query names a document that is not there.
     """
-    fields = Fields(modalities=options.modalities).told(options.query_field, options.document_field)
+    under = "" if options.assets is None else options.assets.as_posix()
+    fields = Fields(modalities=options.modalities, under=under).told(options.query_field, options.document_field)
     documents, name = _corpus(tables, options)
     rows = documents.rows(name)
     judged = QRELS in tables.names()

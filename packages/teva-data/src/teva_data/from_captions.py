@@ -1,0 +1,285 @@
+"""The layout of caption collections (MSR-VTT, AudioCaps): a caption is a query, the clip that it tells of its document.
+
+MSR-VTT is published as one JSON (``videos``, ``sentences``), as JSON lists (``video_id, video, caption: [...]``) and as
+CSV (``key, vid_key, video_id, sentence``); AudioCaps as CSV (``audiocap_id, youtube_id, start_time, caption``). The
+clips come apart from them, as files or in an uncompressed archive.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from . import cells
+from .conversion import Options
+from .errors import DataError
+from .incoming import MediaBytes, MediaFile
+from .records import Row
+from .seen import SeenIds
+from .tables import SPLIT_NAMES, Tables
+from .writing import DatasetWriter
+
+logger = logging.getLogger(__name__)
+
+CAPTION = ("caption", "captions", "sentence", "sentences")
+CLIP_ID = ("video_id", "youtube_id", "audio_id", "clip_id", "file_name", "video", "audio")
+CAPTION_ID = ("audiocap_id", "sen_id", "caption_id", "key")
+START = ("start_time",)
+VIDEO = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+MOST_JSON = 1 << 30
+
+
+class Clips:
+    """Clips by name without ending, below a directory or in the archives (tar) there, or in one archive.
+
+    Args:
+        place: the directory or the archive.
+
+    Raises:
+        DataError: nothing is there, or an archive cannot be read.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._found: dict[str, list[MediaFile]] = {}
+        if not place.exists():
+            raise DataError(
+                "nothing here", file=place, field="assets", expected="a directory of clips, or a tar of them"
+            )
+        files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+        for path in files:
+            if path.suffix == ".tar":
+                self._index(path)
+            elif path.suffix.lower() in VIDEO + AUDIO:
+                self._found.setdefault(path.stem, []).append(MediaFile(path))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def find(self, names: list[str], row: Row, field: str) -> MediaFile | None:
+        """The clip of the first of the names that there is one of.
+
+        Raises:
+            DataError: there are two of one name.
+        """
+        for name in names:
+            stem = Path(name).stem if Path(name).suffix.lower() in VIDEO + AUDIO else Path(name).name
+            if len(there := self._found.get(stem, [])) > 1:
+                paths = [str(piece.path) for piece in there[:2]]
+                raise row.error("two clips of one name", field, stem, "one", f"They are in {' and '.join(paths)}")
+            if there:
+                return there[0]
+        return None
+
+    def _index(self, archive: Path) -> None:
+        try:
+            with tarfile.open(archive, "r:") as file:
+                for member in file:
+                    name = Path(member.name)
+                    if member.isfile() and name.suffix.lower() in VIDEO + AUDIO:
+                        piece = MediaFile(archive, member.offset_data, member.size, name.name)
+                        self._found.setdefault(name.stem, []).append(piece)
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"cannot be read: {error}", file=archive, expected="an uncompressed archive") from error
+
+
+def recognise(tables: Tables) -> str | None:
+    """Rows with a caption and the name of a clip."""
+    with suppress(DataError):
+        for _, rows in _sources(tables, ()):
+            columns = set(next(rows).record)
+            captions, clips = columns.intersection(CAPTION), columns.intersection(CLIP_ID)
+            # An image with a caption is no clip, and a query with positives is another layout.
+            if captions and clips and not columns.intersection(("query", "query_text", "positive_document_ids")):
+                return f"captions in {min(captions)!r} and clips in {min(clips)!r}"
+            return None
+    return None
+
+
+def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
+    """Write captions and their clips; several captions may tell of one clip, which is written once.
+
+    Raises:
+        DataError: a row has no caption or names no clip, a clip is missing (unless ``missing`` is ``"skip"``: then its
+            captions are left out, and counted in the log), or two clips have one name.
+    """
+    clips: Clips | None = None
+    counts: Counter[str] = Counter()
+    absent: dict[str, None] = {}
+    with SeenIds(writer.work) as documents:
+        for split, rows in _sources(tables, options.splits):
+            with SeenIds(writer.work) as queries:
+                for row in rows:
+                    docid, names = _name(row)
+                    if docid not in documents:
+                        if docid in absent:
+                            continue
+                        piece: MediaBytes | MediaFile | None = _inline(row)
+                        if piece is None:
+                            clips = clips or Clips(_place(tables, options))
+                            piece = clips.find(names, row, "clip")
+                        if piece is None:
+                            if options.missing != "skip":
+                                raise _missing(row, names, clips)
+                            absent[docid] = None
+                            continue
+                        documents.add(docid, row, "clip")
+                        kind = _kind(row, piece)
+                        writer.document(
+                            docid, video=piece if kind == "video" else None, audio=piece if kind == "audio" else None
+                        )
+                    _write_captions(row, split, docid, counts, queries, writer, options)
+    if absent:
+        logger.warning(
+            "%s: left out with all their captions: %d clips that are not there, of %d; the first: %s",
+            tables.name, len(absent), len(absent) + documents.count, ", ".join(list(absent)[:5]),
+        )  # fmt: skip
+    if not documents.count:
+        raise DataError("no clip is there", file=_place(tables, options), field="assets", found=len(absent))
+
+
+def _write_captions(
+    row: Row, split: str, docid: str, counts: Counter[str], queries: SeenIds, writer: DatasetWriter, options: Options
+) -> None:
+    field = options.query_field or cells.field_of(row, CAPTION)
+    captions = [] if field is None else cells.texts(row, field)
+    if not captions:
+        raise row.error("no caption", field or CAPTION[0], None, f"a text in one of {', '.join(CAPTION)}")
+    given = cells.field_of(row, CAPTION_ID) if len(captions) == 1 else None
+    for caption in captions:
+        query_id = f"{docid}#{counts[docid]}" if given is None else cells.identifier(row, (given,))
+        counts[docid] += 1
+        queries.add(query_id, row, given or "caption")
+        writer.query(split, query_id, caption, [docid])
+        writer.judgement(split, query_id, docid, 1)
+
+
+def _name(row: Row) -> tuple[str, list[str]]:
+    """The clip's id, and the names under which its file is looked for."""
+    field = cells.field_of(row, CLIP_ID)
+    if field is None:
+        raise row.error(
+            "names no clip", CLIP_ID[0], expected=f"one of {', '.join(CLIP_ID)}",
+            hint=f"The row has: {', '.join(map(repr, row.record))}",
+        )  # fmt: skip
+    value = row.record[field]
+    if isinstance(value, MediaBytes):
+        return Path(value.name).stem, []
+    name = cells.as_identifier(row, field, value)
+    names = [name]
+    for other in ("video", "audio", "file_name"):  # a file's name beside an id
+        if isinstance(given := row.record.get(other), str) and given:
+            names.insert(0, given)
+    if field == "youtube_id" and (start := cells.field_of(row, START)) is not None:
+        name = f"{name}_{row.record[start]}"
+        # As the downloaders of AudioCaps name them: by start, by id alone, by AudioCaps' own id, with AudioSet's "Y".
+        names = [name, *names, f"Y{names[-1]}", *_texts(row, "audiocap_id")]
+    if field in ("video", "audio", "file_name"):
+        name = Path(name).stem
+    return name, names
+
+
+def _texts(row: Row, field: str) -> list[str]:
+    return [] if row.record.get(field) is None else [str(row.record[field])]
+
+
+def _inline(row: Row) -> MediaBytes | None:
+    for field in ("video", "audio"):
+        if isinstance(value := row.record.get(field), MediaBytes):
+            return value
+    return None
+
+
+def _kind(row: Row, piece: MediaBytes | MediaFile) -> str:
+    name = piece.name or (piece.path.name if isinstance(piece, MediaFile) else "")
+    ending = Path(name).suffix.lower()
+    if ending in VIDEO + AUDIO:
+        return "video" if ending in VIDEO else "audio"
+    return "audio" if isinstance(row.record.get("audio"), MediaBytes) else "video"
+
+
+def _place(tables: Tables, options: Options) -> Path:
+    if options.assets is not None:
+        return options.assets
+    if tables.path is None:
+        raise DataError(
+            "the clips are not in the dataset", file=tables.name, field="assets",
+            expected="a directory of clips, or a tar of them", hint="Fetch them and name their place (--assets)",
+        )  # fmt: skip
+    return tables.path if tables.path.is_dir() else tables.path.parent
+
+
+def _missing(row: Row, names: list[str], clips: Clips | None) -> DataError:
+    where = "" if clips is None else f" among the {len(clips):,} clips of {clips.place}"
+    return row.error(
+        "no such clip", "clip", names[0], f"a file of this name{where}",
+        "Name the clips' directory or archive (--assets), or leave out captions without a clip (--missing skip)",
+    )  # fmt: skip
+
+
+def _sources(tables: Tables, wanted: tuple[str, ...]) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Rows by split."""
+    for path in _json_files(tables.path):
+        yield from ((split, rows) for split, rows in _json(path) if not wanted or split in wanted)
+    for name in tables.names():
+        for split in tables.splits(name):
+            if not wanted or split in wanted:
+                yield split, tables.rows(name, split)
+
+
+def _json_files(path: Path | None) -> list[Path]:
+    if path is None or not path.exists():
+        return []
+    if path.is_file():
+        return [path] if path.suffix == ".json" else []
+    return sorted(file for file in path.glob("*.json") if not file.name.startswith(".") and file.is_file())
+
+
+def _json(path: Path) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Rows of a JSON file by split; a row's line is its number in the list."""
+    if path.stat().st_size > MOST_JSON:
+        raise DataError("too large for one JSON value", file=path, expected="JSONL, one object a line")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"malformed JSON: {error}", file=path) from error
+    if isinstance(content, list):
+        yield _split_in(path.stem), _numbered(content, path)
+        return
+    if not isinstance(content, dict) or not isinstance(content.get("sentences"), list):
+        raise DataError("no captions", file=path, expected="a list of objects, or an object with 'sentences'")
+    splits = {
+        video.get("video_id"): str(video.get("split")).replace("validate", "validation")
+        for video in content.get("videos") or []
+        if isinstance(video, dict)
+    }
+    by_split: dict[str, list[tuple[int, Any]]] = {}
+    for number, sentence in enumerate(content["sentences"], start=1):
+        video = sentence.get("video_id") if isinstance(sentence, dict) else None
+        by_split.setdefault(splits.get(video) or _split_in(path.stem), []).append((number, sentence))
+    for split, sentences in by_split.items():
+        yield split, (_row(sentence, path, number) for number, sentence in sentences)
+
+
+def _numbered(content: list[Any], path: Path) -> Iterator[Row]:
+    if not content:
+        raise DataError("no rows", file=path, expected="at least one object")
+    return (_row(record, path, number) for number, record in enumerate(content, start=1))
+
+
+def _row(record: Any, path: Path, number: int) -> Row:
+    if not isinstance(record, dict):
+        raise DataError("not an object", file=path, line=number, found=record, hint="The line is its place in the list")
+    return Row(record, path, number)
+
+
+def _split_in(stem: str) -> str:
+    words = stem.lower().replace("-", "_").replace(".", "_").split("_")
+    return next((word for word in words if word in SPLIT_NAMES), "train")
