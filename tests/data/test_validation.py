@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from teva_data import validation, validation_ids
+from teva_data import validation_ids, validation_report
 from teva_data.cli import main
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
@@ -334,7 +334,7 @@ PARTS = [
     b'"text": "y", ', b"[null, ",
 ]  # fmt: skip
 # What a dataset opens with, since nothing looks at it before it is used: ids in judgements and in splits to test on.
-OPENS = {"unknown-query", "unknown-docid", "positive-and-negative", "no-positive", *validation.WARNINGS}
+OPENS = {"unknown-query", "unknown-docid", "positive-and-negative", "no-positive", *validation_report.WARNINGS}
 
 
 @pytest.mark.parametrize("block", range(4))

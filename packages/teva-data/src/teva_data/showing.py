@@ -11,42 +11,19 @@ from typing import Any, Literal
 from .artifact import ROLES, Artifact
 from .dataset import Dataset
 from .errors import DataError, RecipeError
-from .pieces import Media, Piece
+from .pieces import Piece
 from .plan import BatchPlan
 from .prompting import resolve_prompts, training_renderer
 from .recipe import DatasetSection, Recipe
 from .records import Document, Query, join_title
 from .rendering import Renderer
+from .showing_tokens import Tokens, tokens_of
 
 Role = Literal["query", "positive", "negative"]
 TITLE_POLICY = {
     "query": "prompt + query_text",
     "document": 'prompt + title + " " + document_text; without the space where one of the two is empty',
 }
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What a tokenizer makes of a text.
-
-    Attributes:
-        kept: the tokens that the model gets, as the tokenizer names them, special ones included.
-        special: of each, whether it is a special token.
-        count: tokens of the whole text, special ones included.
-        limit: tokens at most.
-        span: first and last (not included) character of the text that is kept.
-    """
-
-    kept: list[str]
-    special: list[bool]
-    count: int
-    limit: int
-    span: tuple[int, int]
-
-    @property
-    def cut(self) -> bool:
-        """Whether the limit takes something away."""
-        return self.count > len(self.kept)
 
 
 @dataclass(frozen=True)
@@ -241,25 +218,6 @@ class _View:
         return None if self.renderer is None else tokens_of(self.renderer, text, self.limits[role])
 
 
-def tokens_of(renderer: Renderer, text: str, limit: int) -> Tokens:
-    """The tokens of a rendered text, and where the limit cuts it."""
-    limit = min(limit, renderer.max_length)
-    encoded = renderer.tokenizer(
-        text, truncation=True, max_length=limit, return_offsets_mapping=True, return_special_tokens_mask=True
-    )
-    special = [bool(each) for each in encoded["special_tokens_mask"]]
-    spans = [span for span, ours in zip(encoded["offset_mapping"], special, strict=True) if not ours]
-    span = (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (0, 0)
-    (count,) = renderer.lengths([text])
-    if count <= len(special):
-        span = (0, len(text))  # white space at the ends belongs to no token, and is not cut either
-    elif renderer.tokenizer.truncation_side == "left":
-        span = (span[0], len(text))
-    else:
-        span = (0, span[1])
-    return Tokens(renderer.tokenizer.convert_ids_to_tokens(encoded["input_ids"]), special, count, limit, span)
-
-
 def _of_model(dataset: Dataset, split: str, artifact: Artifact | None) -> _View:
     own = {role: (getattr(dataset.card.prompts, role), "dataset.yaml") for role in ROLES}
     other = {role: ("" if artifact is None else artifact.prompts[role], "the model") for role in ROLES}
@@ -299,18 +257,3 @@ def _entry(dataset: Dataset, split: str | None, recipe: Recipe) -> tuple[int, Da
             f"data.datasets: found {', '.join(one.path for one in entries)}; expected {dataset.path} among them"
         )
     return fitting[0], entries[fitting[0]]
-
-
-def media_size(media: Media) -> tuple[int, int] | None:
-    """Width and height of a picture; None of other media, where it cannot be read, and where Pillow is missing."""
-    if media.kind != "image":
-        return None
-    try:
-        import io
-
-        from PIL import Image
-
-        with Image.open(io.BytesIO(media.read())) as picture:
-            return picture.size
-    except (ImportError, DataError, OSError, ValueError, SyntaxError):
-        return None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import DataError
 from .pieces import Media
-from .showing import TITLE_POLICY, Example, Rendered, Tokens, media_size
+from .showing import TITLE_POLICY, Example, Rendered
+from .showing_tokens import Tokens
 
 WIDTH = 100
 SHOWN = 200
@@ -50,8 +53,21 @@ def _entry(name: str, text: str) -> str:
 def _media(media: Media) -> str:
     length = media.length if media.length >= 0 else Path(media.path).stat().st_size - media.offset
     where = f"{media.path}, {length:,} bytes" + (f" from byte {media.offset:,} on" if media.offset else "")
-    size = media_size(media)
+    size = _size(media)
     return f"{media.kind} {where}" + (f", {size[0]} x {size[1]} pixels" if size else "")
+
+
+def _size(media: Media) -> tuple[int, int] | None:
+    """Width and height of a picture; None of other media, where it cannot be read, and where Pillow is missing."""
+    if media.kind != "image":
+        return None
+    try:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(media.read())) as picture:
+            return picture.size
+    except (ImportError, DataError, OSError, ValueError, SyntaxError):
+        return None
 
 
 def _cut(text: str, tokens: Tokens) -> str:
