@@ -286,10 +286,10 @@ def test_media(data, write):
 
 def test_command_line(data, write, tmp_path, capsys):
     assert main(["validate", str(data)]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == ["0 errors", "0 warnings"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["errors: 0", "warnings: 0"]
     write("test.jsonl", [asked(5), asked(6), asked(1, query_id="é")])
     assert main(["validate", str(data)]) == 0  # a warning is no error
-    assert "1 warnings: 1 train-test-overlap" in capsys.readouterr().out
+    assert "warnings: 1 (1 train-test-overlap)" in capsys.readouterr().out
     write("corpus.jsonl", CORPUS[:1])
     file = tmp_path / "found.json"
     assert main(["validate", str(data), "--limit", "2", "--json", str(file)]) == 1

@@ -85,5 +85,5 @@ class Report:
         lines = [", ".join(f"{count:,} rows in {name}" for name, count in self.rows.items()) or "no rows"]
         for name, number, bad in (("errors", self.errors, False), ("warnings", self.warnings, True)):
             kinds = [f"{count:,} {kind}" for kind, count in self.counts.most_common() if (kind in WARNINGS) is bad]
-            lines.append(f"{number:,} {name}" + (f": {', '.join(kinds)}" if kinds else ""))
+            lines.append(f"{name}: {number:,}" + (f" ({', '.join(kinds)})" if kinds else ""))
         return "\n".join(lines)
