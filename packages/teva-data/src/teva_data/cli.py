@@ -71,25 +71,11 @@ def convert(
         )  # fmt: skip
         return
     convert(
-        source,
-        destination,
-        layout=layout,
-        form=form,
-        media=media,
-        query_field=query_field,
-        document_field=document_field,
-        held_out=held_out,
-        splits=splits,
-        part=part,
-        modalities=modalities,
-        corpus=corpus,
-        assets=assets,
-        missing=missing,
-        revision=revision,
-        token=token,
-        offline=offline,
+        source, destination, layout=layout, form=form, media=media, query_field=query_field,
+        document_field=document_field, held_out=held_out, splits=splits, part=part, modalities=modalities,
+        corpus=corpus, assets=assets, missing=missing, revision=revision, token=token, offline=offline,
         overwrite=overwrite,
-    )
+    )  # fmt: skip
 
 
 def datasets(
