@@ -29,13 +29,13 @@ GROUPS = (
     "real_run", "data", "torch", "scale", "jax", "infer", "eval", "images", "video_audio", "scale_out", "faults",
 )  # fmt: skip
 # Groups some of whose claims stand in the modules of other groups.
-ALSO: Mapping[str, tuple[str, ...]] = {"real_run": ("eval",)}
+ALSO: Mapping[str, tuple[str, ...]] = {"real_run": ("eval",), "data": ("data_order",)}
 NEEDS = ("data", "gpu")
 SCHEMA = "1"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "teva-data", "teva-torch", "teva-infer", "teva-eval", "numpy", "pyarrow", "torch", "transformers",
-    "sentence-transformers", "faiss-cpu", "pytrec-eval-terrier", "bm25s",
+    "sentence-transformers", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets",
 )  # fmt: skip
 
 # What a claim is compared with: a text, or a function that makes one when the claim is run.

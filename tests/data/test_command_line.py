@@ -59,7 +59,7 @@ def test_statistics_are_those_of_the_rows(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     queries = [{"_id": n, "query": "x" * (n + 1), "positive_document_ids": ["0"] * n} for n in range(3)]
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
-    corpus, dev = statistics(tmp_path)
+    corpus, dev = statistics(tmp_path).parts
     assert (corpus.name, corpus.rows, dev.name, dev.rows) == ("corpus", 5, "dev", 3)
     assert corpus.spreads["text"] == pytest.approx((202.0, 1, 3, 4 + 0.6 * 996, 4 + 0.96 * 996, 1000))
     assert corpus.spreads["title and text"][0] == pytest.approx((1 + 4 + 5 + 6 + 1002) / 5)

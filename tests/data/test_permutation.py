@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teva_data.permutation import mix, permute
+from teva_data.permutation import mix, mix_each, permute
 
 
 @given(n=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
@@ -47,3 +47,24 @@ def test_mix_is_the_same_for_ever():
 def test_out_of_range(positions, n):
     with pytest.raises(ValueError, match="expected"):
         permute(positions, n, 0)
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20), st.lists(st.integers(0, 2**64 - 1), max_size=3))
+def test_mix_each_is_mix(values, others):
+    array = np.array(values, dtype=np.int64)
+    assert mix_each(*others, array).tolist() == [mix(*others, value) for value in values]
+    assert mix_each(array, *others, array).tolist() == [mix(value, *others, value) for value in values]
+
+
+@given(data=st.data())
+def test_a_domain_and_a_key_for_each_position(data):
+    sizes = data.draw(st.lists(st.integers(1, 2**62), min_size=1, max_size=20))
+    positions = [data.draw(st.integers(0, n - 1)) for n in sizes]
+    keys = [data.draw(st.integers(0, 2**64 - 1)) for _ in sizes]
+    together = permute(positions, np.array(sizes), np.array(keys, dtype=np.uint64))
+    assert together.tolist() == [int(permute(*each)[0]) for each in zip(positions, sizes, keys, strict=True)]
+
+
+def test_keys_of_another_number_are_refused():
+    with pytest.raises(ValueError, match=r"expected uint64 \(2,\)"):
+        permute([0, 1], 5, np.zeros(3, dtype=np.uint64))

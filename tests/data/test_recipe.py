@@ -55,7 +55,7 @@ def test_a_recipe_reads_back_what_it_writes(recipe_file):
         ("  steps: 5", "  steps: many", 10, ["train.steps", "integer", "'many'"]),
         ("  steps: 5", "  steps: 0", 10, ["train.steps", "greater than or equal to 1"]),
         ("  steps: 5", "  steps: 5\n  epochs: 1", 8, ["exactly one of steps and epochs"]),
-        ("  path: here", "  split: x", 6, ["data.path", "missing"]),
+        ("  path: here", "  split: x", 6, ["data.path", "exactly one of path and datasets"]),
         ("  path: here", "  path: here\n  path: there", 8, ["data.path", "given twice", "line 7"]),
         ('schema: "1"', 'schema: "9"', 1, ["schema", "'9'"]),
     ],
@@ -125,3 +125,117 @@ def test_what_decides_the_weights(recipe_file):
     for key in ("train.output", "data.path", "model.name", "torch.parity_cosine"):
         assert load_recipe(recipe_file(GOOD), {key: "elsewhere"}).deciding() == base.deciding()
     assert load_recipe(recipe_file(GOOD), {"train.seed": 43}).deciding() != base.deciding()
+
+
+SEVERAL = GOOD.replace(
+    "  path: here\n",
+    """  datasets:
+    - path: one
+      repeat: 2
+    - path: two
+      split: dev
+      negatives: 0
+      limit: 100
+      query_prompt: "find: "
+  negatives: 3
+  split: mined
+""",
+)
+
+
+def test_several_datasets(recipe_file):
+    data = load_recipe(recipe_file(SEVERAL)).data
+    first, second = data.listed()
+    assert (first.path, first.split, first.negatives, first.repeat, first.limit) == ("one", "mined", 3, 2, None)
+    assert (second.path, second.split, second.negatives, second.limit) == ("two", "dev", 0, 100)
+    assert second.query_prompt == "find: "
+    (alone,) = load_recipe(recipe_file(GOOD)).data.listed()
+    assert (alone.path, alone.split, alone.negatives, alone.weight) == ("here", "train", 7, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("    - path: one", "    - pth: one", 8, ["data.datasets.0.pth", "unknown key", "'path'"]),
+        ("      limit: 100", "      limit: 0", 13, ["data.datasets.1.limit", "greater than or equal to 1", "found 0"]),
+        ("      limit: 100", "      weight: 2", 13, ["data.datasets.1.weight", "no use with mixing: proportional"]),
+        ("  negatives: 3", "  mixing: weighted", 8, ["data.datasets.0.weight", "missing for mixing: weighted"]),
+        ("  negatives: 3", "  mixing: round_robin", 9, ["data.datasets.0.repeat", "no use with mixing: round_robin"]),
+        ("  negatives: 3", "  mixing: temperature", 6, ["data.mixing_temperature", "missing for mixing: temperature"]),
+        ("  negatives: 3", "  mixing_temperature: 2", 15, ["data.mixing_temperature", "no use with mixing: prop"]),
+        ("  negatives: 3", "  mixing: wieghted", 15, ["data.mixing", "'wieghted'"]),
+        ("  negatives: 3", "  path: here", 15, ["data.path", "exactly one of path and datasets"]),
+        ("  negatives: 3", "  batches: one", 15, ["data.batches", "'one'"]),
+        ("      repeat: 2", "      repeat: 0", 9, ["data.datasets.0.repeat", "greater than 0"]),
+    ],
+)
+def test_errors_in_a_list_have_an_address(recipe_file, old, new, line, words):
+    path = recipe_file(SEVERAL.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert f"{path}:{line}:" in message
+    for word in words:
+        assert word in message
+
+
+def test_weights(recipe_file):
+    text = SEVERAL.replace("      repeat: 2", "      weight: 0").replace("limit: 100", "weight: 0.5")
+    weighted = text.replace("  negatives: 3", "  mixing: weighted")
+    assert [one.weight for one in load_recipe(recipe_file(weighted)).data.listed()] == [0, 0.5]
+    with pytest.raises(RecipeError, match=r"data\.datasets\.0\.weight: all weights are 0"):
+        load_recipe(recipe_file(weighted), {"data.datasets.1.weight": 0})
+    with pytest.raises(RecipeError, match=r"data\.datasets: missing for mixing: weighted"):
+        load_recipe(recipe_file(GOOD), {"data.mixing": "weighted"})
+
+
+def test_overrides_in_a_list(recipe_file):
+    source = load_recipe(recipe_file(SEVERAL)).to_dict()
+    changed = load_recipe(source, ["--data.datasets.1.limit", "7", "--data.datasets.0.path=three"])
+    assert [(one.path, one.limit) for one in changed.data.listed()] == [("three", None), ("two", 7)]
+    assert source["data"]["datasets"][0]["path"] == "one"  # the caller's mapping is left as it was
+    assert load_recipe(source, {"data.datasets": None, "data.path": "x"}).data.listed()[0].path == "x"
+    for number in ("2", "-1", "one"):
+        with pytest.raises(RecipeError, match=rf"--data\.datasets\.{number}\.limit: found '{number}'; .* below 2"):
+            load_recipe(source, {f"data.datasets.{number}.limit": 7})
+    with pytest.raises(RecipeError, match=r"--data\.datasets\.1\.limit: data\.datasets\.1\.limit: .*integer"):
+        load_recipe(source, ["--data.datasets.1.limit", "many"])
+
+
+def test_what_decides_the_weights_of_several_datasets(recipe_file):
+    base = load_recipe(recipe_file(SEVERAL))
+    assert load_recipe(base.to_dict()).deciding() == base.deciding()
+    assert load_recipe(base.to_dict(), {"data.datasets.0.path": "elsewhere"}).deciding() == base.deciding()
+    changed = load_recipe(base.to_dict(), {"data.datasets.0.repeat": 3}).deciding()
+    assert {key for key in changed if changed[key] != base.deciding()[key]} == {"data.datasets.0.repeat"}
+    assert "data.datasets" not in load_recipe(recipe_file(GOOD)).deciding()
+
+
+def test_a_plan_of_a_recipe(recipe_file, tiny_data):
+    from teva_data.plan import BatchPlan
+
+    text = GOOD.replace("path: here", f"path: {tiny_data}").replace("steps: 5", "steps: 5\n  batch_size: 6\n  seed: 9")
+    alone = BatchPlan.from_recipe(load_recipe(recipe_file(text)))
+    assert (alone.batch_size, alone.seed, alone.size, alone.parts[0].split) == (6, 9, 40, "train")
+    text = f"""
+model: {{name: some/model}}
+data:
+  datasets:
+    - {{path: {tiny_data}, weight: 1, limit: 10}}
+    - {{path: {tiny_data}, split: test, weight: 3, negatives: 1, document_prompt: "doc: "}}
+  mixing: weighted
+  batches: one_dataset
+  negative_sampling: best
+train: {{output: out, epochs: 1, batch_size: 4}}
+"""
+    plan = BatchPlan.from_recipe(load_recipe(recipe_file(text)))
+    batches = [plan.batch(step) for step in range(80)]
+    assert plan.size == 18
+    assert sum(batch.dataset[0] for batch in batches) == pytest.approx(60, abs=4)
+    for batch in batches:
+        test = batch.dataset[0] == 1
+        assert set(batch.document_prompts) == {"doc: " if test else None}
+        assert ((batch.groups >= 0).sum(axis=1) <= (2 if test else 8)).all()
+        for query, row in zip(batch.queries, batch.groups, strict=True):
+            taken = [batch.documents[column].docid for column in row[1:] if column >= 0]
+            assert taken == list(query.negative_document_ids[: len(taken)])

@@ -114,6 +114,110 @@ def test_changed_data_is_refused_on_resume(recipe, tiny_data, tmp_path):
         train(recipe)
 
 
+@pytest.fixture
+def mixed_recipe(recipe, tiny_data, tmp_path):
+    """Two datasets, with prompts of their own; the second over another corpus."""
+    import shutil
+
+    other = shutil.copytree(tiny_data, tmp_path / "other", ignore=shutil.ignore_patterns(".teva"))
+    lines = (other / "corpus.jsonl").read_text().replace('"document_text": "', '"document_text": "tea ')
+    (other / "corpus.jsonl").write_text(lines)
+    (other / "dataset.yaml").write_text('name: second\nprompts:\n  document: "in the "\n')
+    recipe["data"] = {
+        "negatives": 2, "mixing": "weighted", "batches": "one_dataset",
+        "datasets": [
+            {"path": str(tiny_data), "weight": 1, "query_prompt": "how "},
+            {"path": str(other), "weight": 2, "limit": 20, "negatives": 1},
+        ],
+    }  # fmt: skip
+    return recipe
+
+
+def test_several_datasets_resumed_are_bit_equal(mixed_recipe, tmp_path, caplog):
+    import shutil
+
+    with caplog.at_level("INFO", "teva_torch"):
+        result = train(mixed_recipe)
+    assert "other train: 20 queries, 66.67 % of the batches, 3.20 epochs" in caplog.text
+    whole = _weights(result.artifact.path)
+    record = result.artifact.teva["data"]
+    assert [one["name"] for one in record["datasets"]] == [None, "second"]
+    assert "datasets:\n- second\n" in (result.artifact.path / "README.md").read_text()
+    # The card's prompt of one dataset is no prompt of the model, and is in the resolved recipe.
+    assert result.artifact.prompts == {"query": "", "document": ""}
+    resolved = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    assert [one["document_prompt"] for one in resolved["data"]["datasets"]] == [None, "in the "]
+    shutil.rmtree(tmp_path / "run/artifact")
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000012")
+    shutil.copytree(tmp_path / "other", tmp_path / "moved", ignore=shutil.ignore_patterns(".teva"))
+    with caplog.at_level("INFO", "teva_torch"):
+        again = train(resolved, {"data.datasets.1.path": str(tmp_path / "moved")})
+    assert "going on after step 8 of 12" in caplog.text
+    assert _weights(again.artifact.path) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data.datasets.1.weight": 3}, r"data\.datasets\.1\.weight was 2\.0, is 3\.0"),
+        ({"data.mixing": "proportional", "data.datasets.0.weight": None, "data.datasets.1.weight": None},
+         r"data\.mixing was 'weighted', is 'proportional'"),
+        ({"data.datasets.0.query_prompt": "what "}, r"query_prompt was 'how ', is 'what '"),
+        ({}, r"another run \(the data of data\.datasets\.1 differ\)"),
+    ],
+)  # fmt: skip
+def test_another_mixture_is_refused_on_resume(mixed_recipe, tmp_path, change, words):
+    mixed_recipe["train"]["steps"] = 2
+    train(mixed_recipe)
+    if not change:
+        with (tmp_path / "other/corpus.jsonl").open("a") as file:
+            file.write('{"docid": "new", "text": "red"}\n')
+    with pytest.raises(RecipeError, match=words):
+        train(mixed_recipe, change)
+
+
+def test_prompts_of_datasets_and_rows_reach_the_model(mixed_recipe, tiny_model):
+    from teva_data.plan import BatchPlan
+    from teva_data.rendering import Renderer
+    from teva_torch.feed import Feed
+    from teva_torch.recipe import read_recipe
+
+    checked = read_recipe(mixed_recipe, {"data.datasets.1.document_prompt": "in the ", "data.batches": "mixed"})
+    renderer = Renderer.from_artifact(Artifact.load(tiny_model), query_prompt="what ", max_length=64)
+    (item,) = Feed(BatchPlan.from_recipe(checked), renderer, checked).batches(3, 4)
+    batch = item.batch
+    assert set(batch.dataset) == {0, 1}
+    for number, query, ids in zip(batch.dataset, batch.queries, item.query_ids, strict=True):
+        assert renderer.tokenize([("what " if number else "how ") + query.query_text], 8) == [ids]
+    prompts = {
+        number: batch.document_prompts[column] for number, column in zip(batch.dataset, batch.positives, strict=True)
+    }
+    assert prompts == {0: None, 1: "in the "}
+    for prompt, document, ids in zip(batch.document_prompts, batch.documents, item.document_ids, strict=True):
+        rendered = f"{prompt or ''}{document.title} {document.document_text}".replace("  ", " ")
+        assert renderer.tokenize([rendered], 16) == [ids]
+
+
+@pytest.mark.parametrize("role", ["document", "query"])
+def test_what_has_no_text_is_refused(recipe, tiny_data, tmp_path, role):
+    data = tmp_path / "pictures"
+    (data / "media").mkdir(parents=True)
+    (data / "media/a.png").write_bytes(b"not looked at")
+    rows = {
+        "document": '{"docid": "d0", "document_text": "red"}\n{"docid": "page 7", "document_image": "media/a.png"}\n',
+        "query": '{"query_id": "b", "query_text": "red", "positive_document_ids": ["d0"]}\n'
+                 '{"query_id": "page 7", "query_image": "media/a.png", "positive_document_ids": ["d0"]}\n',
+    }  # fmt: skip
+    if role == "document":
+        rows["query"] = '{"query_id": "b", "query_text": "red", "positive_document_ids": ["page 7"]}\n'
+    (data / "corpus.jsonl").write_text(rows["document"])
+    (data / "train.jsonl").write_text(rows["query"])
+    recipe["data"] = {"datasets": [{"path": str(tiny_data)}, {"path": str(data)}], "mixing": "round_robin"}
+    file = data / ("corpus.jsonl" if role == "document" else "train.jsonl")
+    with pytest.raises(DataError, match=rf"^{file}:2: a {role} without text; found 'page 7'.*reads text only"):
+        train(recipe)
+
+
 def test_a_damaged_checkpoint_is_named(recipe, tmp_path):
     train(recipe)
     newest = checkpoint.latest(tmp_path / "run/checkpoints")
@@ -204,12 +308,12 @@ def test_prompts_come_from_the_recipe_the_card_or_the_model(recipe, tiny_data, t
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "config_sentence_transformers.json").write_text('{"prompts": {"query": "model: ", "document": "text: "}}')
     artifact, dataset = Artifact.load(model), Dataset.open(data)
-    assert resolve(read_recipe(recipe), artifact, dataset).prompts.model_dump() == {
+    assert resolve(read_recipe(recipe), artifact, [dataset]).prompts.model_dump() == {
         "query": "card: ",
         "document": "text: ",
     }
     recipe["prompts"] = {"query": "", "document": "own: "}
-    assert resolve(read_recipe(recipe), artifact, dataset).prompts.model_dump() == {"query": "", "document": "own: "}
+    assert resolve(read_recipe(recipe), artifact, [dataset]).prompts.model_dump() == {"query": "", "document": "own: "}
 
 
 def test_nothing_is_removed_before_everything_has_loaded(recipe, tmp_path):

@@ -111,6 +111,12 @@ def negatives(
     depth: int = 100,
     sample: Literal["top", "random"] = "random",
     seed: int = 0,
+    margin: float | None = None,
+    max_ratio: float | None = None,
+    unranked_positive: Literal["lowest", "drop"] = "lowest",
+    drop_if_positive_below: int | None = None,
+    keep_scores: bool = False,
+    report: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a split's queries with negatives taken from a run (what a search ranked high and is no answer).
@@ -125,7 +131,14 @@ def negatives(
         depth: ranks looked at, those left out included.
         sample: top takes the best ranked, random any of the ranks.
         seed: names the random choice.
-        overwrite: replace a file that is there.
+        margin: a negative's score must be at most the positive's less this.
+        max_ratio: a negative's score must be at most this share of the positive's, such as 0.95.
+        unranked_positive: where the run holds no positive of a query, take the lowest score that the run has for the
+            query, or drop the query (matters to margin, max-ratio and keep-scores).
+        drop_if_positive_below: leave out a query that has no positive among this many best ranked.
+        keep_scores: write the run's scores of positives and negatives, to distil from.
+        report: a JSONL file to write, outside DATA; it tells what was left out of which query, and why.
+        overwrite: replace files that are there.
     """
     from .negatives import mine_negatives
 
@@ -139,6 +152,12 @@ def negatives(
         depth=depth,
         sample=sample,
         seed=seed,
+        margin=margin,
+        max_ratio=max_ratio,
+        unranked_positive=unranked_positive,
+        drop_if_positive_below=drop_if_positive_below,
+        keep_scores=keep_scores,
+        report=report,
         overwrite=overwrite,
     )
 
@@ -170,15 +189,27 @@ def push(
     print(publication.describe() if dry_run else f"{repository}: {len(publication.files)} files and the card")
 
 
-def stats(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]) -> None:
-    """Print how many documents and queries a dataset has, and how long they are, in characters.
+def stats(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    *,
+    model: str | None = None,
+    json: Path | None = None,
+) -> None:
+    """Print how large a dataset is, how long its texts are, what stands twice, and what its splits have in common.
 
     Args:
         data: the dataset's directory.
+        model: also count tokens, with the tokenizer and prompts of this model (directory or hub id).
+        json: write the numbers to this file too.
     """
-    from .stats import statistics, table
+    from .files import write_json
+    from .stats import statistics
+    from .stats_text import show_statistics
 
-    print(table(statistics(data)))
+    found = statistics(data, model=model)
+    print(show_statistics(found))
+    if json is not None:
+        write_json(json, found.to_dict())
 
 
 def verify(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]) -> None:
@@ -192,6 +223,37 @@ def verify(data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positi
     print(f"{data}: nothing is damaged in the stores of {', '.join(Dataset.open(data).verify())}")
 
 
+def validate(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    *,
+    split: str | None = None,
+    decode: bool = False,
+    limit: int = 50,
+    json: Path | None = None,
+) -> int:
+    """Look for everything that is wrong with a dataset, in one go; the exit status is 1 where there is an error.
+
+    Args:
+        data: the dataset's directory.
+        split: look at the corpus and at this split alone.
+        decode: also open every picture, recording and clip.
+        limit: problems printed; all are counted.
+        json: write the problems to this file too (the first 1000 of each class).
+    """
+    from .files import write_json
+    from .validation import validate
+
+    report = validate(data, split=split, decode=decode, keep=max(limit, 1000))
+    for problem in report.problems[:limit]:
+        print(problem)
+    if (more := report.errors + report.warnings - min(limit, len(report.problems))) > 0:
+        print(f"... and {more:,} more; --limit shows them")
+    print(report)
+    if json is not None:
+        write_json(json, report.to_dict())
+    return 1 if report.errors else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     return commandline.run(
@@ -203,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "negatives": negatives,
             "push": push,
             "stats": stats,
+            "validate": validate,
             "verify": verify,
         },
         argv,

@@ -26,41 +26,72 @@ def mix(*values: int) -> int:
     return state
 
 
-def permute(positions: ArrayLike, n: int, key: int) -> NDArray[np.int64]:
+def mix_each(*values: int | NDArray[np.integer]) -> NDArray[np.uint64]:
+    """:func:`mix` for each element, uint64 [N], where some of the values are arrays [N] of integers."""
+    state = np.zeros(1, dtype=np.uint64)
+    for value in values:
+        state = _fold(state, np.uint64(value & _MASK) if isinstance(value, int) else value.astype(np.uint64))
+    return state
+
+
+def permute(positions: ArrayLike, n: int | NDArray[np.int64], key: int | NDArray[np.uint64]) -> NDArray[np.int64]:
     """Where a permutation of ``range(n)`` sends ``positions``.
 
     Args:
         positions: integers [N] in 0..n-1.
-        n: size of the domain, 1..2**62.
-        key: names the permutation; :func:`mix` makes one from several integers.
+        n: size of the domain, 1..2**62; an array [N] where each position has its own.
+        key: names the permutation; :func:`mix` makes one from several integers. An array [N], of :func:`mix_each`,
+            names one for each position.
 
     Returns:
-        int64 [N], in 0..n-1; distinct positions give distinct values.
+        int64 [N], in 0..n-1; distinct positions give distinct values in one domain under one key.
 
     Raises:
         ValueError: ``n`` or a position is out of range.
     """
     value = np.atleast_1d(np.asarray(positions, dtype=np.int64))
-    if not 1 <= n <= 1 << 62:
-        raise ValueError(f"n is {n}; expected 1..2**62")
-    if value.size and (value.min() < 0 or value.max() >= n):
-        raise ValueError(f"positions from {value.min()} to {value.max()}; expected 0..{n - 1}")
-    half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
-    keys = [np.uint64(mix(key, round_)) for round_ in range(_ROUNDS)]
-    result = _feistel(value.astype(np.uint64), half, keys)
+    sizes = np.broadcast_to(np.asarray(n, dtype=np.int64), value.shape)
+    if value.size and not 1 <= sizes.min() <= sizes.max() <= 1 << 62:
+        raise ValueError(f"n from {sizes.min()} to {sizes.max()}; expected 1..2**62")
+    if value.size and (value.min() < 0 or (value >= sizes).any()):
+        raise ValueError(f"positions from {value.min()} to {value.max()}; expected 0..n-1, n from {sizes.min()}")
+    half, keys = _half_bits(sizes), _round_keys(key, len(value))
+    result, limit = _feistel(value.astype(np.uint64), half, keys), sizes.astype(np.uint64)
     # The network permutes a domain at most four times too large; a value past n is sent on until it lands inside,
     # which it must, since its cycle holds the position that it came from.
-    while (outside := result >= n).any():
-        result[outside] = _feistel(result[outside], half, keys)
+    while len(outside := np.flatnonzero(result >= limit)):
+        result[outside] = _feistel(result[outside], half[outside], keys[:, outside])
     return result.astype(np.int64)
 
 
-def _feistel(value: NDArray[np.uint64], half: int, keys: list[np.uint64]) -> NDArray[np.uint64]:
-    bits, low = np.uint64(half), np.uint64((1 << half) - 1)
-    left, right = value >> bits, value & low
+def _half_bits(sizes: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Bits of each half of the network, uint64 [N]: the smallest even number that holds n, halved."""
+    distinct, which = np.unique(sizes, return_inverse=True)
+    bits = [max(1, (max(n - 1, 1).bit_length() + 1) // 2) for n in distinct.tolist()]
+    return np.array(bits, dtype=np.uint64)[which]
+
+
+def _round_keys(key: int | NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
+    """The network's keys, [rounds, N]."""
+    if isinstance(key, int):
+        keys = np.array([mix(key, round_) for round_ in range(_ROUNDS)], dtype=np.uint64)
+        return np.broadcast_to(keys[:, None], (_ROUNDS, count))
+    if key.shape != (count,) or key.dtype != np.uint64:
+        raise ValueError(f"keys {key.dtype} {key.shape}; expected uint64 ({count},)")
+    return np.stack([mix_each(key, round_) for round_ in range(_ROUNDS)])
+
+
+def _fold(state: NDArray[np.uint64], value: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    """One turn of :func:`mix`, on arrays, whose arithmetic wraps around in silence."""
+    return _scramble((state ^ value) + np.uint64(0x9E3779B97F4A7C15))
+
+
+def _feistel(value: NDArray[np.uint64], half: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    low = (np.uint64(1) << half) - np.uint64(1)
+    left, right = value >> half, value & low
     for key in keys:
         left, right = right, left ^ (_scramble(right ^ key) & low)
-    return (left << bits) | right
+    return (left << half) | right
 
 
 def _scramble(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -141,7 +141,7 @@ def read_parquet(path: str | Path, problems: list[DataError] | None = None) -> I
     bad = _Bad(problems)
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(PARQUET_ROWS):
                 for record in batch.to_pylist():
                     number += 1

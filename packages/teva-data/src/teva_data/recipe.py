@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from .errors import RecipeError, nearest, shorten
 
@@ -46,12 +47,77 @@ class PromptsSection(Section):
     document: str | None = Field(None, description='e.g. "passage: "')
 
 
-class DataSection(Section):
-    """The training data."""
+class DatasetSection(Section):
+    """One dataset of several."""
 
-    path: str = Field(description="dataset directory (corpus.jsonl and the split's JSONL)")
+    path: str = Field(description="dataset directory")
+    split: str | None = Field(None, description="empty: data.split")
+    weight: float | None = Field(None, ge=0, description="share of the batches relative to the others', if weighted")
+    repeat: float = Field(1, gt=0, description="how often each query comes in an epoch, if proportional or temperature")
+    limit: int | None = Field(None, ge=1, description="queries used at most, the same in all epochs")
+    negatives: int | None = Field(None, ge=0, description="empty: data.negatives")
+    query_prompt: str | None = Field(
+        None, description="before its queries; empty: prompts.query, else as its card says"
+    )
+    document_prompt: str | None = Field(None, description="before its documents; likewise")
+
+
+class DataSection(Section):
+    """The training data: one dataset, or several and how they are mixed."""
+
+    path: str | None = Field(
+        None, description="dataset directory (corpus.jsonl and the split's JSONL); or give datasets"
+    )
     split: str = Field("train", description="name of the query file in it, without its ending")
     negatives: int = Field(7, ge=0, description="listed negatives taken for each query and step")
+    datasets: list[DatasetSection] | None = Field(
+        None, min_length=1, description="in place of path: a list of path, split, weight, repeat, limit, negatives, "
+        "query_prompt, document_prompt",
+    )  # fmt: skip
+    mixing: Literal["proportional", "weighted", "temperature", "round_robin"] = Field(
+        "proportional",
+        description="of several datasets: proportional to size, weighted, temperature (size ** (1 / it)), round_robin",
+    )
+    mixing_temperature: float | None = Field(None, gt=0, description="for mixing: temperature; 1 is proportional")
+    batches: Literal["mixed", "one_dataset", "one_modality"] = Field(
+        "mixed", description="what one batch holds: mixed, one_dataset, one_modality"
+    )
+    positive_sampling: Literal["rotate", "best", "scored"] = Field(
+        "rotate", description="a query's positive: rotate (by epoch), best (highest score), scored (drawn by score)"
+    )
+    negative_sampling: Literal["rotate", "best", "scored"] = Field("rotate", description="its negatives: likewise")
+    score_temperature: float = Field(1.0, gt=0, description="for scored: drawn with softmax(score / this)")
+
+    @model_validator(mode="after")
+    def _agree(self) -> DataSection:
+        _expect((self.path is None) != (self.datasets is None), "path", "give exactly one of path and datasets")
+        needed = self.mixing == "temperature"
+        _expect(
+            (self.mixing_temperature is not None) == needed, "mixing_temperature",
+            "missing for mixing: temperature" if needed else f"of no use with mixing: {self.mixing}",
+        )  # fmt: skip
+        weighted, repeatable = self.mixing == "weighted", self.mixing in ("proportional", "temperature")
+        _expect(not weighted or self.datasets is not None, "datasets", "missing for mixing: weighted")
+        for place, one in enumerate(self.datasets or ()):
+            _expect(
+                (one.weight is not None) == weighted, f"datasets.{place}.weight",
+                "missing for mixing: weighted" if weighted else f"of no use with mixing: {self.mixing}",
+            )  # fmt: skip
+            _expect(one.repeat == 1 or repeatable, f"datasets.{place}.repeat", f"of no use with mixing: {self.mixing}")
+        weights = [one.weight for one in self.datasets or () if one.weight is not None]
+        _expect(not weights or max(weights) > 0, "datasets.0.weight", "all weights are 0")
+        return self
+
+    def listed(self) -> list[DatasetSection]:
+        """The datasets, also where there is one alone; split and negatives filled in."""
+        several = self.datasets or [DatasetSection(path=self.path or "")]
+        return [
+            one.model_copy(update={
+                "split": self.split if one.split is None else one.split,
+                "negatives": self.negatives if one.negatives is None else one.negatives,
+            })
+            for one in several
+        ]  # fmt: skip
 
 
 class LossSection(Section):
@@ -118,7 +184,10 @@ class Recipe(Section):
         Not among them: where things lie (data and base model are told apart by their contents), how often is written,
         on which device, and what the export accepts.
         """
-        return {key: value for key, value in flatten(self.to_dict()).items() if key not in _IDLE}
+        flat = flatten(self.to_dict())
+        for place, one in enumerate(flat.pop("data.datasets") or ()):
+            flat |= {f"data.datasets.{place}.{key}": value for key, value in one.items() if key != "path"}
+        return {key: value for key, value in flat.items() if key not in _IDLE}
 
 
 def load_recipe(
@@ -198,6 +267,12 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _expect(condition: bool, key: str, problem: str) -> None:
+    """For validators of a whole section: an error at one of its keys."""
+    if not condition:
+        raise PydanticCustomError("at_key", "{problem}", {"key": key, "problem": problem})
+
+
 def _read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
     """The file's value, and the line of each dotted key."""
     try:
@@ -220,6 +295,10 @@ def _read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
 
 
 def _note_lines(path: Path, node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for place, item in enumerate(node.value):
+            lines[f"{prefix}{place}"] = item.start_mark.line + 1
+            _note_lines(path, item, f"{prefix}{place}.", lines)
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
@@ -242,9 +321,12 @@ def _problem(
     kind: type[BaseModel], problem: Any, prefix: tuple[str, ...], where: str, addresses: Mapping[str, str]
 ) -> str:
     location = [*prefix, *(str(part) for part in problem["loc"])]
+    if problem["type"] == "at_key":
+        location += problem["ctx"]["key"].split(".")
     key = ".".join(location)
     # A missing key has no line of its own: its section's is the nearest.
-    address = addresses.get(key) or addresses.get(".".join(location[:-1])) or where
+    parents = (".".join(location[:end]) for end in range(len(location), 0, -1))
+    address = next((addresses[parent] for parent in parents if parent in addresses), where)
     if problem["type"] == "extra_forbidden":
         return f"{address}: {key}: unknown key. {nearest(location[-1], _known(kind, location[len(prefix) : -1]))}"
     if problem["type"] == "missing":
@@ -256,21 +338,36 @@ def _problem(
 
 def _known(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
     for name in path:
-        inner = kind.model_fields[name].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            kind = inner
+        if name in kind.model_fields:
+            kind = _model_in(kind.model_fields[name].annotation) or kind
     return [field.alias or name for name, field in kind.model_fields.items()]
 
 
-def _set(value: dict[str, Any], key: str, item: Any) -> None:
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds: itself, in a list, or in a choice of types."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
+
+
+def _set(value: Any, key: str, item: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        child = value.setdefault(parent, {})
-        if not isinstance(child, dict):
+        child = value.setdefault(parent, {}) if isinstance(value, dict) else value[_place(value, parent, key)]
+        if not isinstance(child, dict | list):
             raise RecipeError(f"--{key}: {parent} is not a section")
         value = child
-    value[last] = item
+    value[last if isinstance(value, dict) else _place(value, last, key)] = item
+
+
+def _place(value: list[Any], number: str, key: str) -> int:
+    """The place in a list that a word of a dotted key names, counted from 0."""
+    if not number.isdecimal() or int(number) >= len(value):
+        raise RecipeError(f"--{key}: found {number!r}; expected a number below {len(value)}, the length of the list")
+    return int(number)
 
 
 def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

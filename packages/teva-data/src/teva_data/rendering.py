@@ -19,7 +19,7 @@ class Renderer:
     Args:
         tokenizer: a fast tokenizer of transformers.
         query_prompt: put before every query that has no prompt of its own.
-        document_prompt: put before every document.
+        document_prompt: put before every document that has no prompt of its own.
         max_length: tokens at most, special tokens included.
         lowercase: lower-case the text first (``do_lower_case`` of older sentence-transformers models).
     """
@@ -65,9 +65,12 @@ class Renderer:
         """``prompt + text``; ``prompt`` is the query's own where it has one, else the renderer's."""
         return self._cased((self.query_prompt if prompt is None else prompt) + text)
 
-    def document(self, text: str, title: str = "") -> str:
-        """``prompt + title + " " + text``, as BEIR and MTEB join them; without the space where one is empty."""
-        return self._cased(self.document_prompt + join_title(title, text))
+    def document(self, text: str, title: str = "", prompt: str | None = None) -> str:
+        """``prompt + title + " " + text``, as BEIR and MTEB join them; without the space where one is empty.
+
+        ``prompt`` is the document's own where it has one, else the renderer's.
+        """
+        return self._cased((self.document_prompt if prompt is None else prompt) + join_title(title, text))
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of rendered texts, special tokens included, cut to ``max_length`` (default: the renderer's).
@@ -85,6 +88,19 @@ class Renderer:
         )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of rendered texts, special ones included, as if nothing were cut."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return list(map(len, encoded["input_ids"]))
 
     def _cased(self, text: str) -> str:
         return text.lower() if self.lowercase else text

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import itertools
-import math
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,19 +18,14 @@ from typing import IO, Any, Literal, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from .columns import FLOAT32_END, listed_twice, qrels_rows, run_rows
 from .errors import DataError
-from .files import atomic_file, open_binary
+from .files import atomic_file
 
 Layout = Literal["tsv", "trec"]
 Run = dict[str, list[tuple[str, float]]]
 Qrels = dict[str, dict[str, int]]
 
-FLOAT32_END = (2 - 2.0**-24) * 2.0**127  # what lies below rounds to a finite float32
-
-_QUERY_NAMES = ("query_id", "query-id", "qid")
-_DOCUMENT_NAMES = ("docid", "doc_id", "doc-id", "corpus-id", "corpus_id")
-_GRADE_NAMES = ("score", "relevance", "rel")
-_QRELS_HINT = "Write BEIR's header `query_id<TAB>docid<TAB>score` above the rows, or use TREC's four columns"
 
 # What would not come back from a file as it went in. NUL and white space end an id for trec_eval.
 _NOT_IN_TSV = re.compile(r"^$|[\t\r\n\0]|^\ufeff")
@@ -77,20 +69,44 @@ def read_run(path: str | Path) -> Run:
             is not UTF-8, a score that is no finite float32, a document listed twice for a query.
     """
     path = Path(path)
-    layout, lines = _run_layout(path, _lines(path))
     scores: dict[str, dict[str, float]] = {}
-    for number, line in lines:
-        row = layout.row(line, path, number)
-        if row is None:
-            continue
-        query_id, docid = _text(row[0], path, number, "query_id"), _text(row[1], path, number, "docid")
+    for number, query_id, docid, score in run_rows(path):
         found = scores.setdefault(query_id, {})
         if docid in found:
-            raise _twice(path, number, query_id, docid)
-        found[docid] = _score(row[2], path, number)
-    if not scores:
-        raise DataError("no rows", file=path, hint="The file holds comments and nothing else")
+            raise listed_twice(path, number, query_id, docid)
+        found[docid] = score
     return {query_id: best_first(list(found), list(found.values())) for query_id, found in scores.items()}
+
+
+class Found(NamedTuple):
+    """What a run found for one query.
+
+    Attributes:
+        query_id: the query.
+        line: the first of its lines in the file.
+        pairs: (docid, score), in trec_eval's order (see :func:`best_first`).
+    """
+
+    query_id: str
+    line: int
+    pairs: list[tuple[str, float]]
+
+
+def iterate_run(path: str | Path) -> Iterator[Found]:
+    """Read a run query by query, for runs larger than memory; layouts and errors are those of :func:`read_run`.
+
+    The lines of a query must stand together, as they do in the runs that tools write. A query whose lines do not is
+    returned once for each place where it stands: the caller, who knows the queries, can notice that.
+    """
+    path = Path(path)
+    for query_id, rows in itertools.groupby(run_rows(path), key=lambda row: row.query_id):
+        first, scores = 0, dict[str, float]()
+        for line, _, docid, score in rows:
+            first = first or line
+            if docid in scores:
+                raise listed_twice(path, line, query_id, docid)
+            scores[docid] = score
+        yield Found(query_id, first, best_first(list(scores), list(scores.values())))
 
 
 def write_run(
@@ -157,7 +173,7 @@ class RunWriter:
             self._check(docid, "docid", query_id)
         if len(set(docids)) != len(docids):
             twice = next(docid for docid, other in itertools.pairwise(sorted(docids)) if docid == other)
-            raise _twice(self.path, None, query_id, twice)
+            raise listed_twice(self.path, None, query_id, twice)
         self._file.write("".join(self._format(query_id, best_first(docids, scores))).encode())
         self._queries.add(query_id)
         self._rows += len(docids)
@@ -204,19 +220,12 @@ def read_qrels(path: str | Path) -> Qrels:
             holds a NUL, text that is not UTF-8, a grade that is no integer, a document judged twice for a query.
     """
     path = Path(path)
-    layout, lines = _qrels_layout(path, _lines(path))
     qrels: Qrels = {}
-    for number, line in lines:
-        row = layout.row(line, path, number)
-        if row is None:
-            continue
-        query_id, docid = _text(row[0], path, number, "query_id"), _text(row[1], path, number, "docid")
+    for number, query_id, docid, grade in qrels_rows(path):
         judged = qrels.setdefault(query_id, {})
         if docid in judged:
-            raise _twice(path, number, query_id, docid)
-        judged[docid] = _grade(row[2], path, number)
-    if not qrels:
-        raise DataError("no judgements", file=path, hint="The file holds a header or comments, and nothing else")
+            raise listed_twice(path, number, query_id, docid)
+        judged[docid] = grade
     return qrels
 
 
@@ -250,140 +259,6 @@ def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> Non
         file.write(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
-class _Columns(NamedTuple):
-    """How a line is cut, and which three of its columns are wanted (query, document, value)."""
-
-    separator: bytes | None  # None: any white space
-    width: int
-    wanted: tuple[int, int, int]
-    comments: bool = False  # TREC's layouts have them
-    more: bool = False  # TREC's runs: whatever follows the tag is ignored
-    expected: str = ""
-
-    def row(self, line: bytes, path: Path, number: int) -> tuple[bytes, bytes, bytes] | None:
-        """The wanted columns of a line; None for a comment."""
-        if self.comments and line.startswith(b"#"):
-            return None
-        columns = line.split(self.separator)
-        if self.comments:
-            if self.separator is not None and len(columns) != self.width:
-                columns = line.split()
-            columns = [column.strip() for column in columns]
-        if len(columns) != self.width and not self._is_longer(columns):
-            raise DataError(
-                "wrong number of columns", file=path, line=number, found=_shown(line),
-                expected=f"{self.width}: {self.expected}, separated by {'tabs' if self.separator else 'white space'}",
-            )  # fmt: skip
-        query, document, value = self.wanted
-        return columns[query], columns[document], columns[value]
-
-    def _is_longer(self, columns: list[bytes]) -> bool:
-        # A docid with a space shifts the columns: its second half would be the rank, and the rank the score.
-        return self.more and len(columns) > self.width and columns[3].lstrip(b"-").isdigit()
-
-
-def _run_layout(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[_Columns, Iterator[tuple[int, bytes]]]:
-    number, line, lines = _first(path, lines, "query_id docid score")
-    three, six = "query_id, docid, score", "query_id, Q0, docid, rank, score, tag"
-    tabbed, spaced = len(line.split(b"\t")), len(line.split())
-    if tabbed == 3 or (spaced == 3 and tabbed != 6):
-        separator = b"\t" if tabbed == 3 else None
-        return _Columns(separator, 3, (0, 1, 2), expected=three), lines
-    if tabbed == 6 or spaced >= 6:
-        separator = b"\t" if tabbed == 6 else None
-        return _Columns(separator, 6, (0, 2, 4), comments=True, more=True, expected=six), lines
-    expected = f"3 columns ({three}) or TREC's 6 ({six})"
-    raise DataError("not a line of a run", file=path, line=number, found=_shown(line), expected=expected)
-
-
-def _qrels_layout(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[_Columns, Iterator[tuple[int, bytes]]]:
-    number, line, lines = _first(path, lines, "query_id docid score")
-    separator = b"\t" if b"\t" in line else None
-    names = [column.strip().lower().decode("utf-8", "replace") for column in line.split(separator)]
-    groups = (_QUERY_NAMES, _DOCUMENT_NAMES, _GRADE_NAMES)
-    if any(name in group for name in names for group in groups):
-        places = [[place for place, name in enumerate(names) if name in group] for group in groups]
-        if len(names) != 3 or any(len(place) != 1 for place in places):
-            expected = f"three columns, one of each: {'/'.join(_QUERY_NAMES)}; {'/'.join(_DOCUMENT_NAMES)}; score"
-            raise DataError("header not understood", file=path, line=number, found=_shown(line), expected=expected)
-        # Anything above the header would be a row of a layout that has no comments.
-        rows = (item for item in lines if item[0] != number)
-        wanted = (places[0][0], places[1][0], places[2][0])
-        return _Columns(separator, 3, wanted, expected=", ".join(names)), rows
-    if len(line.split(b"\t")) == 4 or len(line.split()) == 4:
-        separator = b"\t" if len(line.split(b"\t")) == 4 else None
-        expected = "query_id, iteration, docid, relevance"
-        return _Columns(separator, 4, (0, 2, 3), comments=True, expected=expected), lines
-    expected = "a header (query_id, docid, score), or TREC's 4 columns without one"
-    raise DataError(
-        "not the first line of qrels", file=path, line=number, found=_shown(line), expected=expected, hint=_QRELS_HINT
-    )
-
-
-def _first(path: Path, lines: Iterator[tuple[int, bytes]], row: str) -> tuple[int, bytes, Iterator[tuple[int, bytes]]]:
-    """The line that tells the layout (the first that cannot be a comment), and all lines."""
-    seen: list[tuple[int, bytes]] = []
-    for item in lines:
-        seen.append(item)
-        if not item[1].startswith(b"#"):
-            break
-    if not seen:
-        raise DataError("the file is empty", file=path, line=1, expected=f"rows `{row}`")
-    number, line = seen[0] if seen[-1][1].startswith(b"#") else seen[-1]
-    return number, line, itertools.chain(seen, lines)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, with their numbers from 1, without line ends and byte order mark."""
-    number = 0
-    try:
-        with open_binary(path) as file, io.BufferedReader(file, 1 << 20) as reader:  # type: ignore[type-var]
-            for number, line in enumerate(reader, 1):
-                line = line.rstrip(b"\r\n")
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line and not line.isspace():
-                    yield number, line
-    except FileNotFoundError:
-        raise DataError("no such file", file=path) from None
-    except (OSError, EOFError, zlib.error) as error:
-        hint = "Is the file whole, and of the kind that its ending says?"
-        raise DataError("cannot be read further", file=path, line=number + 1, found=str(error), hint=hint) from error
-
-
-def _text(value: bytes, path: Path, number: int, field: str) -> str:
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        raise DataError("not UTF-8", file=path, line=number, field=field, found=value) from None
-    if not text or "\0" in text:
-        problem = "NUL inside an id" if text else "empty id"
-        raise DataError(problem, file=path, line=number, field=field, found=text or None)
-    return text
-
-
-def _score(value: bytes, path: Path, number: int) -> float:
-    try:
-        score = float(value)
-    except ValueError:
-        score = math.nan
-    if -FLOAT32_END < score < FLOAT32_END and b"_" not in value:
-        return score
-    expected = "a finite number within float32's range"
-    raise DataError("not a score", file=path, line=number, field="score", found=_shown(value), expected=expected)
-
-
-def _grade(value: bytes, path: Path, number: int) -> int:
-    try:
-        grade = float(value)
-        if grade.is_integer() and b"_" not in value:
-            # Through int where it can be: a float would round what is beyond 2**53.
-            return int(grade) if b"." in value or b"e" in value.lower() else int(value)
-    except ValueError:
-        pass
-    raise DataError("not a grade", file=path, line=number, field="score", found=_shown(value), expected="an integer")
-
-
 def _float32(docids: Sequence[str], scores: Sequence[float] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     wide = np.asarray(scores, dtype=np.float64)
     bad = ~(np.abs(wide) < FLOAT32_END)
@@ -394,18 +269,9 @@ def _float32(docids: Sequence[str], scores: Sequence[float] | npt.NDArray[Any]) 
     return wide.astype(np.float32)
 
 
-def _twice(path: Path, number: int | None, query_id: str, docid: str) -> DataError:
-    problem = f"document twice for query {query_id!r}"
-    return DataError(problem, file=path, line=number, field="docid", found=docid, expected="each document once")
-
-
 def _encodes(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _shown(value: bytes) -> str:
-    return value.decode("utf-8", "replace")

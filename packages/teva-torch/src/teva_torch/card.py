@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 
 
-def model_card(recipe: Recipe, renderer: Renderer, dataset: str | None) -> str:
+def model_card(recipe: Recipe, renderer: Renderer, datasets: Sequence[str]) -> str:
     """Markdown with a YAML header: what the model is, its prompts, and how each runtime loads it.
 
     Args:
         recipe: resolved.
         renderer: its prompts and limit.
-        dataset: the name on the dataset's card.
+        datasets: names on the datasets' cards.
     """
     name = Path(recipe.train.output).resolve().name
     fields: dict[str, Any] = {
@@ -29,8 +30,8 @@ def model_card(recipe: Recipe, renderer: Renderer, dataset: str | None) -> str:
     local = Path(recipe.model.name).exists()
     if not local:
         fields["base_model"] = recipe.model.name
-    if dataset:
-        fields["datasets"] = [dataset]
+    if datasets:
+        fields["datasets"] = list(datasets)
     base = Path(recipe.model.name).name if local else recipe.model.name
     header = yaml.safe_dump(fields, sort_keys=False)
     query, document = renderer.query_prompt, renderer.document_prompt

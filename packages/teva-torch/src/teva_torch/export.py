@@ -65,7 +65,7 @@ def export(
             max_length=renderer.max_length,
             prompts={"query": renderer.query_prompt, "document": renderer.document_prompt},
             teva=teva,
-            card=model_card(recipe, renderer, record["data"]["name"]),
+            card=model_card(recipe, renderer, [one["name"] for one in record["data"]["datasets"] if one["name"]]),
             lowercase=renderer.lowercase,
         )
         threshold = torch_section(recipe).parity_cosine

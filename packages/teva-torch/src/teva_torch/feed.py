@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import queue
-import threading
 from collections.abc import Iterator
 
+from teva_data.errors import DataError
 from teva_data.plan import Batch, BatchPlan
+from teva_data.prefetch import prefetch
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
+from teva_data.store import CorpusStore, QueryStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,18 @@ class Feed:
         self.plan, self.renderer, self.recipe = plan, renderer, recipe
 
     def batch(self, step: int) -> TokenBatch:
-        """The batch of one step."""
+        """The batch of one step.
+
+        Raises:
+            DataError: a query or document has no text.
+        """
         batch, model = self.plan.batch(step), self.recipe.model
+        self._expect_texts(batch)
         queries = [self.renderer.query(query.query_text, query.prompt) for query in batch.queries]
-        documents = [self.renderer.document(document.document_text, document.title) for document in batch.documents]
+        documents = [
+            self.renderer.document(document.document_text, document.title, prompt)
+            for document, prompt in zip(batch.documents, batch.document_prompts, strict=True)
+        ]
         return TokenBatch(
             batch,
             self.renderer.tokenize(queries, model.query_max_length),
@@ -55,32 +63,29 @@ class Feed:
 
         An error of the background thread is raised here, at the step that it belongs to.
         """
-        waiting: queue.Queue[TokenBatch | BaseException] = queue.Queue(maxsize=ahead)
-        done = threading.Event()
+        return prefetch(self.batch, start, stop, ahead=ahead)
 
-        def put(item: TokenBatch | BaseException) -> None:
-            while not done.is_set():
-                with contextlib.suppress(queue.Full):
-                    waiting.put(item, timeout=0.2)
-                    return
+    def _expect_texts(self, batch: Batch) -> None:
+        """Refuse what has no text: all such would be the same empty string to the model."""
+        for number, query in zip(batch.dataset.tolist(), batch.queries, strict=True):
+            if not query.query_text.strip():
+                part = self.plan.parts[number]
+                raise _without_text("query", query.query_id, part.dataset.queries(part.split))
+        for document in batch.documents:
+            if not (document.document_text.strip() or document.title.strip()):
+                corpora = [part.dataset.corpus for part in self.plan.parts]
+                holding = (corpus for corpus in corpora if document in corpus.get(_row(corpus, document.docid)))
+                raise _without_text("document", document.docid, next(holding))
 
-        def work() -> None:
-            try:
-                for step in range(start, stop):
-                    if done.is_set():
-                        return
-                    put(self.batch(step))
-            except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-                put(error)
 
-        thread = threading.Thread(target=work, name="teva-feed", daemon=True)
-        thread.start()
-        try:
-            for _ in range(start, stop):
-                item = waiting.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            done.set()
-            thread.join()
+def _without_text(role: str, name: str, store: CorpusStore | QueryStore) -> DataError:
+    file, line = store.address(_row(store, name)[0])
+    return DataError(
+        f"a {role} without text", file=file, line=line, found=name, expected="a text",
+        hint="This model reads text only; its media would go unseen",
+    )  # fmt: skip
+
+
+def _row(store: CorpusStore | QueryStore, name: str) -> list[int]:
+    """The row of an id; none where it is unknown."""
+    return [row for row in store.rows([name]).tolist() if row >= 0]

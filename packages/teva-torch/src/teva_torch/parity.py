@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import torch
 from teva_data.artifact import Artifact
-from teva_data.dataset import Dataset
 from teva_data.errors import TevaError
+from teva_data.plan import BatchPlan
 from teva_data.records import join_title
 from teva_data.rendering import Renderer
 
@@ -28,14 +28,20 @@ class ParityError(TevaError):
     """A runtime's vectors are not the trained ones."""
 
 
-def sample_texts(dataset: Dataset, split: str, renderer: Renderer, size: int = 16) -> dict[str, list[str]]:
-    """Queries and documents to compare: the first ``size`` of each, and one of each that the limit cuts."""
-    store, corpus = dataset.queries(split), dataset.corpus
-    queries = [query.query_text for query in store.queries(0, min(size, len(store)))]
-    documents = [
-        join_title(document.title, document.document_text) for document in corpus.documents(0, min(size, len(corpus)))
-    ]
-    return {role: [*texts, _too_long(texts, renderer)] for role, texts in (("query", queries), ("document", documents))}
+def sample_texts(plan: BatchPlan, renderer: Renderer, size: int = 16) -> dict[str, list[str]]:
+    """Queries and documents to compare: up to ``size`` of each from the first steps of training, which every dataset
+    of the plan has its share of, and one of each that the limit cuts.
+    """
+    queries, documents = dict[str, None](), dict[str, None]()
+    for step in range(size):
+        batch = plan.batch(step)
+        queries |= dict.fromkeys(query.query_text for query in batch.queries)
+        documents |= dict.fromkeys(join_title(each.title, each.document_text) for each in batch.documents)
+        if len(queries) >= size <= len(documents):
+            break
+    # Later steps than the run has may hold what has no text; the first ones, which it has been through, do not.
+    samples = {"query": [*filter(str.strip, queries)][:size], "document": [*filter(str.strip, documents)][:size]}
+    return {role: [*texts, _too_long(texts, renderer)] for role, texts in samples.items()}
 
 
 def _too_long(texts: list[str], renderer: Renderer) -> str:

@@ -22,7 +22,7 @@ import torch
 from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import RecipeError, TevaError
-from teva_data.files import atomic_file, lock_directory, recover, remove_leftovers
+from teva_data.files import atomic_file, fingerprint, lock_directory, recover, remove_leftovers
 from teva_data.logfile import log_to
 from teva_data.plan import BatchPlan
 from teva_data.progress import Progress
@@ -92,21 +92,17 @@ def train(
         return _Run(checked, output, overwrite).go()
 
 
-def resolve(recipe: Recipe, artifact: Artifact, dataset: Dataset) -> Recipe:
-    """Fill what the recipe leaves open: pooling and normalisation as the model has them; prompts as the dataset's card
-    says, else as the model has them.
+def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> Recipe:
+    """Fill what the recipe leaves open: pooling and normalisation as the model has them; prompts as the datasets' cards
+    say, else as the model has them.
+
+    Where the cards differ, each dataset is trained with its own card's prompt, and the artifact keeps the model's.
     """
     normalize = artifact.normalize if recipe.model.normalize is None else recipe.model.normalize
     model = recipe.model.model_copy(
         update={"pooling": recipe.model.pooling or artifact.pooling, "normalize": normalize}
     )
-    filled = {
-        role: next(
-            text for text in (own, getattr(dataset.card.prompts, role), artifact.prompts[role]) if text is not None
-        )
-        for role, own in recipe.prompts.model_dump().items()
-    }
-    prompts = recipe.prompts.model_copy(update=filled)
+    recipe = _resolve_prompts(recipe, artifact, datasets)
     if model.pooling is None:
         raise RecipeError(
             f"model.pooling: {artifact.name} has no modules.json, so it does not say how to pool; set cls or mean "
@@ -115,7 +111,24 @@ def resolve(recipe: Recipe, artifact: Artifact, dataset: Dataset) -> Recipe:
     if model.normalize and recipe.loss.temperature > 0.3:
         # A cosine is at most 1: divided by such a temperature, the softmax stays flat and little is learned.
         logger.warning("loss.temperature is %s with normalised vectors; 0.01 to 0.05 is usual", recipe.loss.temperature)
-    return recipe.model_copy(update={"model": model, "prompts": prompts})
+    return recipe.model_copy(update={"model": model})
+
+
+def _resolve_prompts(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> Recipe:
+    shared, entries = recipe.prompts.model_dump(), recipe.data.datasets
+    for role, own in recipe.prompts.model_dump().items():
+        cards = [getattr(dataset.card.prompts, role) for dataset in datasets]
+        if own is None:
+            agree = len(set(cards)) == 1 and cards[0] is not None
+            shared[role] = cards[0] if agree else artifact.prompts[role]
+            if entries and not agree:
+                key = f"{role}_prompt"
+                entries = [
+                    entry if getattr(entry, key) is not None else entry.model_copy(update={key: card})
+                    for entry, card in zip(entries, cards, strict=True)
+                ]
+    data = recipe.data.model_copy(update={"datasets": entries})
+    return recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update=shared), "data": data})
 
 
 class _Run:
@@ -124,19 +137,17 @@ class _Run:
     def __init__(self, recipe: Recipe, output: Path, overwrite: bool) -> None:
         self.output, self.checkpoints = output, output / "checkpoints"
         base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
-        self.dataset = Dataset.open(recipe.data.path)
-        self.recipe = recipe = resolve(recipe, base, self.dataset)
+        datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
+        self.recipe = recipe = resolve(recipe, base, datasets)
         self.settings, self.options = recipe.train, torch_section(recipe)
         self.loss = plugins.find(plugins.LOSSES, recipe.loss.name, "loss.name")
         self.renderer = _renderer(recipe, base)
-        self.plan = BatchPlan(
-            self.dataset, recipe.data.split,
-            batch_size=self.settings.batch_size, negatives=recipe.data.negatives, seed=self.settings.seed,
-        )  # fmt: skip
+        self.plan = BatchPlan.from_recipe(recipe, datasets)
         self.total = self.settings.steps or self.plan.steps(self.settings.epochs or 0)
         self.identity = {
             "recipe": recipe.deciding(),
-            "data": self.dataset.fingerprint(recipe.data.split),
+            "data": self.plan.data_fingerprints,
+            "plan": self.plan.fingerprint,
             "base": base.fingerprint,
         }
         self.base, self.overwrite = base, overwrite
@@ -204,18 +215,19 @@ class _Run:
             self.recipe.model.name, f"{trainable:,}", self.device, f"{self.plan.size:,}", self.total,
             self.settings.batch_size, self.recipe.loss.name,
         )  # fmt: skip
+        _tell_mixture(self.plan, self.total)
         loss = self._loop()
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
         artifact = export(
             self.model.eval(), self.renderer, self.recipe, self.output / "artifact",
             record={
                 "run": self.identity,
-                "data": {"name": self.dataset.card.name, "fingerprint": self.identity["data"]},
+                "data": _data_record(self.plan),
                 "base": {"name": self.base.name, "revision": self.base.revision, "fingerprint": self.base.fingerprint},
                 "steps": self.total,
                 "loss": loss,
             },
-            texts=parity.sample_texts(self.dataset, self.recipe.data.split, self.renderer),
+            texts=parity.sample_texts(self.plan, self.renderer),
         )  # fmt: skip
         logger.info("artifact: %s", artifact.path)
         return TrainResult(artifact, self.output, self.total, loss)
@@ -349,11 +361,46 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     parts = [
         f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in {**old, **new} if old.get(key) != new.get(key)
     ]
-    parts += [f"the {name} differ" for key, name in _PARTS.items() if before.get(key) != now[key]]
+    then, data = before.get("data"), now["data"]
+    if then != data:
+        which = ""
+        if isinstance(then, list) and len(then) == len(data) > 1:
+            numbers = [str(place) for place, (one, other) in enumerate(zip(then, data, strict=True)) if one != other]
+            which = f" of data.datasets.{', '.join(numbers)}"
+        parts.append(f"the data{which} differ")
+    if before.get("base") != now["base"]:
+        parts.append("the weights of the base model differ")
+    if not parts:
+        parts.append("the order of its batches differs; another version of teva-data made it")
     return "; ".join(parts)
 
 
-_PARTS = {"data": "data", "base": "weights of the base model"}
+def _data_record(plan: BatchPlan) -> dict[str, Any]:
+    """What ``teva.json`` says about the data."""
+    parts = [
+        {"name": part.dataset.card.name, "split": part.split, "fingerprint": one}
+        for part, one in zip(plan.parts, plan.data_fingerprints, strict=True)
+    ]
+    alone = len(parts) == 1
+    return {
+        "name": parts[0]["name"] if alone else None,
+        "fingerprint": parts[0]["fingerprint"] if alone else fingerprint("data", *plan.data_fingerprints),
+        "plan": plan.fingerprint,
+        "datasets": parts,
+    }
+
+
+def _tell_mixture(plan: BatchPlan, steps: int) -> None:
+    """What comes of the settings: each dataset's share and epochs; and what of the data the model does not see."""
+    for part, share, count in zip(plan.parts, plan.mixture.shares, plan.mixture.counts, strict=True):
+        if len(plan.parts) > 1:
+            logger.info(
+                "%s %s: %s queries, %.2f %% of the batches, %.2f epochs", part.dataset.path, part.split, f"{count:,}",
+                100 * share, share * steps * plan.batch_size / count,
+            )  # fmt: skip
+        stores = (part.dataset.corpus, part.dataset.queries(part.split))
+        if media := sorted({kind for store in stores for kind, rows in store.kinds.items() if rows and kind != "text"}):
+            logger.warning("%s holds %s; this model reads its texts alone", part.dataset.path, ", ".join(media))
 
 
 def _last_loss(metrics: Path) -> float:
