@@ -51,6 +51,8 @@ def recognise(tables: Tables) -> str | None:
         return None
     row = tables.first(names[0])
     names = [str(name).strip().lower() for name in row.record]
+    if len(names) > 2 and any(isinstance(value, list) for value in row.record.values()):
+        return None
     if not {*OTHERS}.isdisjoint(names) or any(name.startswith(("negative", "sentence")) for name in names):
         return None
     if "anchor" in names and ("positive" not in names or not {*GRADES, "scores"}.isdisjoint(names)):

@@ -83,7 +83,9 @@ class HubTables(Tables):
         import datasets
 
         with _asking(self.name):
-            return datasets.load_dataset(self.name, name, split=split, streaming=True, **self._options).decode(False)
+            dataset = datasets.load_dataset(self.name, name, split=split, streaming=True, **self._options)
+            # Without known features (JSON that declares none) there is nothing that would be decoded.
+            return dataset if dataset.features is None else dataset.decode(False)
 
 
 @contextlib.contextmanager
@@ -106,7 +108,7 @@ def _asking(what: str) -> Iterator[None]:
         reason = (
             (str(inner) or str(error)).strip().splitlines()[0] if str(inner) or str(error) else type(inner).__name__
         )
-        raise DataError(f"the dataset cannot be read: {reason}", file=what, hint=_HINT) from error
+        raise DataError(f"the dataset cannot be read: {reason.rstrip('.')}", file=what, hint=_HINT) from error
 
 
 def cached(name: str, revision: str | None) -> Path:
