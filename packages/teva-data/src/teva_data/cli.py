@@ -63,8 +63,13 @@ def convert(
     from .datasets import NAMES
 
     if local is not None or (source in NAMES and not Path(source).exists()):
-        from .declared import convert_declared
+        from .declared import convert_declared, refuse_told
 
+        refuse_told(
+            source, layout=layout != "auto", query_field=query_field, document_field=document_field, part=part,
+            held_out=held_out != 0.1, modalities=modalities, corpus=corpus, assets=assets, missing=missing != "error",
+            revision=revision,
+        )  # fmt: skip
         convert_declared(
             source, destination, local=local, splits=splits, form=form, media=media, token=token, offline=offline,
             overwrite=overwrite,
