@@ -146,11 +146,14 @@ class SeenTexts(Memory):
             DataError: the id was seen with another content; both places are named.
         """
         content = digest(title, text)
-        known = self._ids.get(docid) or self._known(docid)
+        known, key = self._ids.get(docid), b""
+        if known is None:
+            key = digest(docid)
+            known = self._known(docid, key)
         if known is None:
             first = self._one("SELECT docid FROM contents WHERE key = ?", content)
             kept = docid if first is None else first[0]
-            self._note(docid, content, kept, row)
+            self._note(docid, key, content, kept, row)
             self.merged += first is not None
             return kept, first is None
         if known[0] != content:
@@ -174,21 +177,21 @@ class SeenTexts(Memory):
         _remember(self._contents, content, None)
         return docid, new
 
-    def _known(self, docid: str) -> tuple[bytes, str] | None:
-        found = self._one("SELECT content, docid FROM ids WHERE key = ?", digest(docid))
+    def _known(self, docid: str, key: bytes) -> tuple[bytes, str] | None:
+        found = self._one("SELECT content, docid FROM ids WHERE key = ?", key)
         if found is None:
             return None
         known = (found[0], found[1] or docid)
         _remember(self._ids, docid, known)
         return known
 
-    def _note(self, docid: str, content: bytes, kept: str, row: Row) -> None:
+    def _note(self, docid: str, key: bytes, content: bytes, kept: str, row: Row) -> None:
         number = self._numbers.get(row.file)
         if number is None:
             number = self._numbers[row.file] = len(self._numbers)
             self._do("INSERT INTO files VALUES (?, ?)", number, str(row.file))
         other = None if kept == docid else kept
-        self._do("INSERT INTO ids VALUES (?, ?, ?, ?, ?)", digest(docid), content, number, row.line, other)
+        self._do("INSERT INTO ids VALUES (?, ?, ?, ?, ?)", key, content, number, row.line, other)
         if other is None:
             self._do("INSERT INTO contents VALUES (?, ?)", content, docid)
             self.count += 1

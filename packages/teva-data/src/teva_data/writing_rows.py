@@ -10,6 +10,7 @@ Form = Literal["jsonl", "jsonl.zst", "parquet"]
 GROUP_BYTES, GROUP_ROWS = 8 << 20, 65_536
 MEDIA_FIELDS = ("image", "video", "audio")
 _IDS = ("positive_document_ids", "negative_document_ids")
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each row
 _SCORES = ("positive_scores", "negative_scores")
 
 
@@ -43,7 +44,7 @@ class JsonRows:
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a row."""
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.write(_encode(record).encode() + b"\n")
 
     def close(self) -> None:
         """Finish the file."""
