@@ -170,5 +170,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["datasets", "show"]) == 1
     capsys.readouterr()
     copy = local_copy(tmp_path / "copy", declaration("colpali-train"))
+    assert main(["convert", "colpali-train", str(tmp_path / "out"), "--local", str(copy), "--query-field", "x"]) == 1
+    assert "field 'query-field': a declared dataset settles this itself" in capsys.readouterr().err
     assert main(["convert", "colpali-train", str(tmp_path / "out"), "--local", str(copy)]) == 0
     assert len(Dataset.open(tmp_path / "out").corpus) == 3

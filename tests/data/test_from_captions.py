@@ -166,6 +166,36 @@ def test_missing_clip(msrvtt, tmp_path, caplog):
         convert(msrvtt, tmp_path / "none", assets=tmp_path / "nowhere")
 
 
+def test_paths_tell_apart_what_names_do_not(tmp_path):
+    for folder in ("a", "b"):
+        (clips(tmp_path / "source" / folder) / "1.mp4").write_bytes(clip(f"{folder}/1"))
+    rows = [{"video": f"{folder}/1.mp4", "caption": f"of {folder}"} for folder in ("a", "b")]
+    path = tmp_path / "source" / "captions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = Dataset.open(convert(path, tmp_path / "out"))
+    assert media(dataset) == {"a/1": ("video", clip("a/1")), "b/1": ("video", clip("b/1"))}
+    assert [(text, docids) for _, text, docids in captions(dataset, "train")] == [
+        ("of a", ("a/1",)), ("of b", ("b/1",)),
+    ]  # fmt: skip
+
+
+def test_picture_and_sound_in_one_row(tmp_path):
+    row = {
+        "video": {"bytes": clip("v"), "path": "v.mp4"},
+        "audio": {"bytes": b"RIFF1234WAVE" + clip("a"), "path": "v.wav"},
+        "caption": "Rain", "youtube_id": "v", "start_time": 3,
+    }  # fmt: skip
+    medium = {"bytes": "binary", "path": "string"}
+    types = {"video": medium, "audio": medium, "caption": "string", "youtube_id": "string", "start_time": "int32"}
+    source = hub_repository(tmp_path / "source", {"default": {"test": [row]}}, {"default": types})
+    dataset = Dataset.open(convert(source, tmp_path / "out"))
+    (document,) = dataset.corpus.documents(0, 1)
+    assert document.docid == "v_3"
+    assert [(piece.kind, piece.read()) for piece in document.pieces] == [
+        ("video", clip("v")), ("audio", b"RIFF1234WAVE" + clip("a")),
+    ]  # fmt: skip
+
+
 def test_two_clips_of_one_name(msrvtt, tmp_path):
     clips(msrvtt / "copy", "video0.mp4")
     with pytest.raises(DataError, match=r"(?s)json:1.*two clips of one name.*'video0'.*copy.*video"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from datasets import Image
 
-from teva_data.conversion import convert, recognise
+from teva_data.conversion import Options, convert, recognise, write_dataset
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
 from teva_data.runs import read_run
 from teva_data.tables import open_tables
+from teva_data.tables_hub import HubTables
 
 from .replicas import hub_repository, image_of, png
 
@@ -65,6 +66,14 @@ def test_configs(tmp_path, judged):
     assert layout == "mteb"
     assert f"corpus, queries, {judged}" in reason
     check_text(Dataset.open(convert(source, tmp_path / "out")))
+
+
+def test_streamed_through_datasets(tmp_path):
+    tables = HubTables(str(text_repository(tmp_path / "source")))
+    assert recognise(tables)[0] == "mteb"
+    counts = write_dataset(tables, tmp_path / "out", "mteb", Options())
+    assert counts == {"test": 2}
+    check_text(Dataset.open(tmp_path / "out"))
 
 
 def test_ids_of_older_uploads(tmp_path):

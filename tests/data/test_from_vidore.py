@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from datasets import Image
 
-from teva_data.conversion import convert, recognise
+from teva_data.conversion import Options, convert, recognise, write_dataset
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
 from teva_data.tables import open_tables
+from teva_data.tables_hub import HubTables
 
 from .replicas import hub_repository, image_of, png
 
@@ -113,6 +114,13 @@ def test_questions_and_pages_in_one_table(tmp_path, caplog):
     assert dataset.qrels("test")[found["what?"].query_id] == {"a/1.jpg": 1, "a/2.jpg": 1}
     assert "3 queries; 2 rows without a question are pages alone" in caplog.text
     assert "1 file names for a page seen before" in caplog.text
+
+
+def test_streamed_through_datasets(tmp_path):
+    tables = HubTables(str(questions(tmp_path / "source", [("what?", 1, "a/1.jpg"), (None, 2, "a/2.jpg")])))
+    assert recognise(tables)[0] == "vidore"
+    assert write_dataset(tables, tmp_path / "out", "vidore", Options(), form="parquet", media="bytes") == {"test": 1}
+    assert images(Dataset.open(tmp_path / "out")) == {"a/1.jpg": png(1), "a/2.jpg": png(2)}
 
 
 def test_training_and_test_share_their_pages(tmp_path):

@@ -132,6 +132,22 @@ def test_a_readme_of_the_dataset_is_kept(data):
     assert (matter["license"], matter["annotations_creators"]) == ("mit", ["found"])
     assert len(matter["configs"]) == 3
     assert publication.card.endswith("---\n\n# Mine\n")
+    # A card that a push wrote is written anew.
+    (data / "README.md").write_text(prepare(copy_without_readme(data), "me/small").card.replace("# small", "# old"))
+    assert "# small" in prepare(data, "me/small").card
+
+
+def copy_without_readme(data: Path) -> Path:
+    return Path(shutil.copytree(data, data.parent / "copy", ignore=shutil.ignore_patterns("README.md")))
+
+
+def test_a_corpus_alone(data):
+    for name in ("train-mined.jsonl", "test.jsonl"):
+        (data / name).unlink()
+    shutil.rmtree(data / "qrels")
+    publication = prepare(data, "me/small")
+    assert [config["config_name"] for config in matter_of(publication.card)["configs"]] == ["corpus"]
+    assert "queries = load_dataset" not in publication.card
 
 
 def test_licence_that_hubs_do_not_know(data):

@@ -63,33 +63,24 @@ def convert(
     from .datasets import NAMES
 
     if local is not None or (source in NAMES and not Path(source).exists()):
-        from .declared import convert_declared
+        from .declared import convert_declared, refuse_told
 
+        refuse_told(
+            source, layout=layout != "auto", query_field=query_field, document_field=document_field, part=part,
+            held_out=held_out != 0.1, modalities=modalities, corpus=corpus, assets=assets, missing=missing != "error",
+            revision=revision,
+        )  # fmt: skip
         convert_declared(
             source, destination, local=local, splits=splits, form=form, media=media, token=token, offline=offline,
             overwrite=overwrite,
         )  # fmt: skip
         return
     convert(
-        source,
-        destination,
-        layout=layout,
-        form=form,
-        media=media,
-        query_field=query_field,
-        document_field=document_field,
-        held_out=held_out,
-        splits=splits,
-        part=part,
-        modalities=modalities,
-        corpus=corpus,
-        assets=assets,
-        missing=missing,
-        revision=revision,
-        token=token,
-        offline=offline,
+        source, destination, layout=layout, form=form, media=media, query_field=query_field,
+        document_field=document_field, held_out=held_out, splits=splits, part=part, modalities=modalities,
+        corpus=corpus, assets=assets, missing=missing, revision=revision, token=token, offline=offline,
         overwrite=overwrite,
-    )
+    )  # fmt: skip
 
 
 def datasets(

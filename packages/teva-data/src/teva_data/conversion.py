@@ -147,12 +147,7 @@ def convert(
             destination is not empty.
     """
     destination = Path(destination)
-    if not 0 <= held_out < 1:
-        raise DataError("not a share", field="held_out", found=held_out, expected="at least 0 and below 1")
-    if layout != "auto" and layout not in LAYOUTS:
-        raise DataError("unknown", field="layout", found=layout, expected=f"auto, {', '.join(LAYOUTS)}")
-    if unknown := set(modalities) - {"text", *KINDS}:
-        raise DataError("unknown", field="modalities", found=sorted(unknown)[0], expected=f"text, {', '.join(KINDS)}")
+    _check_told(layout, modalities, held_out)
     tables = open_tables(source, revision=revision, token=token, offline=offline)
     check_destination(tables.path, destination, overwrite)
     if layout == "auto":
@@ -244,6 +239,15 @@ def find_file(directory: Path, stem: str) -> Path | None:
             "the same file twice", file=directory, found=[path.name for path in there], expected="one of them"
         )
     return there[0] if there else None
+
+
+def _check_told(layout: str, modalities: tuple[str, ...], held_out: float) -> None:
+    if not 0 <= held_out < 1:
+        raise DataError("not a share", field="held_out", found=held_out, expected="at least 0 and below 1")
+    if layout != "auto" and layout not in LAYOUTS:
+        raise DataError("unknown", field="layout", found=layout, expected=f"auto, {', '.join(LAYOUTS)}")
+    if unknown := set(modalities) - {"text", *KINDS}:
+        raise DataError("unknown", field="modalities", found=sorted(unknown)[0], expected=f"text, {', '.join(KINDS)}")
 
 
 def _layout(name: str) -> Layout:

@@ -66,6 +66,24 @@ def convert_declared(
     return destination
 
 
+def refuse_told(name: str, **told: object) -> None:
+    """Refuse options that a declaration settles.
+
+    Args:
+        name: the dataset's.
+        told: value of each option, true where the user gave it.
+
+    Raises:
+        DataError: one is given.
+    """
+    given = [option for option, value in told.items() if value]
+    if given:
+        raise DataError(
+            "a declared dataset settles this itself", field=given[0].replace("_", "-"), found=name,
+            hint=f"Leave it out, or convert by its name on the hub; see `teva-data datasets show {name}`",
+        )  # fmt: skip
+
+
 def _open(found: Declaration, source: Source, local: Path | None, token: str | None, offline: bool) -> Tables:
     if local is None:
         try:

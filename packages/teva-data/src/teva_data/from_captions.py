@@ -37,7 +37,7 @@ MOST_JSON = 1 << 30
 
 
 class Clips:
-    """Clips by name without ending, below a directory or in the archives (tar) there, or in one archive.
+    """Clips by path or name without ending, below a directory or in the archives (tar) there, or in one archive.
 
     Args:
         place: the directory or the archive.
@@ -49,6 +49,7 @@ class Clips:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._found: dict[str, list[MediaFile]] = {}
+        self._count = 0
         if not place.exists():
             raise DataError(
                 "nothing here", file=place, field="assets", expected="a directory of clips, or a tar of them"
@@ -58,22 +59,26 @@ class Clips:
             if path.suffix == ".tar":
                 self._index(path)
             elif path.suffix.lower() in VIDEO + AUDIO:
-                self._found.setdefault(path.stem, []).append(MediaFile(path))
+                self._add(path.relative_to(place) if path != place else Path(path.name), MediaFile(path))
 
     def __len__(self) -> int:
-        return len(self._found)
+        return self._count
+
+    def _add(self, name: Path, piece: MediaFile) -> None:
+        self._count += 1
+        for key in {name.with_suffix("").as_posix(), name.stem}:
+            self._found.setdefault(key, []).append(piece)
 
     def find(self, names: list[str], row: Row, field: str) -> MediaFile | None:
-        """The clip of the first of the names that there is one of.
+        """The clip of the first of the names that there is one of; of a path, the last part alone will do.
 
         Raises:
             DataError: there are two of one name.
         """
-        for name in names:
-            stem = Path(name).stem if Path(name).suffix.lower() in VIDEO + AUDIO else Path(name).name
-            if len(there := self._found.get(stem, [])) > 1:
+        for name in (key for each in names for key in dict.fromkeys((_stem(each), Path(_stem(each)).name))):
+            if len(there := self._found.get(name, [])) > 1:
                 paths = [str(piece.path) for piece in there[:2]]
-                raise row.error("two clips of one name", field, stem, "one", f"They are in {' and '.join(paths)}")
+                raise row.error("two clips of one name", field, name, "one", f"They are in {' and '.join(paths)}")
             if there:
                 return there[0]
         return None
@@ -84,10 +89,15 @@ class Clips:
                 for member in file:
                     name = Path(member.name)
                     if member.isfile() and name.suffix.lower() in VIDEO + AUDIO:
-                        piece = MediaFile(archive, member.offset_data, member.size, name.name)
-                        self._found.setdefault(name.stem, []).append(piece)
+                        self._add(name, MediaFile(archive, member.offset_data, member.size, name.name))
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"cannot be read: {error}", file=archive, expected="an uncompressed archive") from error
+
+
+def _stem(name: str) -> str:
+    """A path without the ending of a clip; other dots may belong to an id."""
+    path = Path(name)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in VIDEO + AUDIO else path.as_posix()
 
 
 def recognise(tables: Tables) -> str | None:
@@ -121,20 +131,18 @@ def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
                     if docid not in documents:
                         if docid in absent:
                             continue
-                        piece: MediaBytes | MediaFile | None = _inline(row)
-                        if piece is None:
+                        pieces: dict[str, MediaBytes | MediaFile] = _inline(row)
+                        if not pieces:
                             clips = clips or Clips(_place(tables, options))
-                            piece = clips.find(names, row, "clip")
-                        if piece is None:
+                            if (piece := clips.find(names, row, "clip")) is not None:
+                                pieces = {_kind(piece): piece}
+                        if not pieces:
                             if options.missing != "skip":
                                 raise _missing(row, names, clips)
                             absent[docid] = None
                             continue
                         documents.add(docid, row, "clip")
-                        kind = _kind(row, piece)
-                        writer.document(
-                            docid, video=piece if kind == "video" else None, audio=piece if kind == "audio" else None
-                        )
+                        writer.document(docid, video=pieces.get("video"), audio=pieces.get("audio"))
                     _write_captions(row, split, docid, counts, queries, writer, options)
     if absent:
         logger.warning(
@@ -171,7 +179,7 @@ def _name(row: Row) -> tuple[str, list[str]]:
         )  # fmt: skip
     value = row.record[field]
     if isinstance(value, MediaBytes):
-        return Path(value.name).stem, []
+        return _stem(value.name), []
     name = cells.as_identifier(row, field, value)
     names = [name]
     for other in ("video", "audio", "file_name"):  # a file's name beside an id
@@ -182,7 +190,7 @@ def _name(row: Row) -> tuple[str, list[str]]:
         # As the downloaders of AudioCaps name them: by start, by id alone, by AudioCaps' own id, with AudioSet's "Y".
         names = [name, *names, f"Y{names[-1]}", *_texts(row, "audiocap_id")]
     if field in ("video", "audio", "file_name"):
-        name = Path(name).stem
+        name = _stem(name)
     return name, names
 
 
@@ -190,19 +198,13 @@ def _texts(row: Row, field: str) -> list[str]:
     return [] if row.record.get(field) is None else [str(row.record[field])]
 
 
-def _inline(row: Row) -> MediaBytes | None:
-    for field in ("video", "audio"):
-        if isinstance(value := row.record.get(field), MediaBytes):
-            return value
-    return None
+def _inline(row: Row) -> dict[str, MediaBytes | MediaFile]:
+    """Clips whose bytes are in the row: the picture, the sound, or both."""
+    return {kind: value for kind in ("video", "audio") if isinstance(value := row.record.get(kind), MediaBytes)}
 
 
-def _kind(row: Row, piece: MediaBytes | MediaFile) -> str:
-    name = piece.name or (piece.path.name if isinstance(piece, MediaFile) else "")
-    ending = Path(name).suffix.lower()
-    if ending in VIDEO + AUDIO:
-        return "video" if ending in VIDEO else "audio"
-    return "audio" if isinstance(row.record.get("audio"), MediaBytes) else "video"
+def _kind(piece: MediaFile) -> str:
+    return "video" if Path(piece.name or piece.path.name).suffix.lower() in VIDEO else "audio"
 
 
 def _place(tables: Tables, options: Options) -> Path:

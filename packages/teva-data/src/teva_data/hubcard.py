@@ -239,6 +239,7 @@ def body(
     return _BODY.format(
         name=card.name or repository.rpartition("/")[2], rows=rows, repository=repository, queries=queries,
         provenance=f"\n## Provenance\n{provenance}\n" if provenance else "", notes="".join(_notes(corpus, splits)),
+        written=WRITTEN,
     )  # fmt: skip
 
 
@@ -259,6 +260,7 @@ def _code(text: str) -> str:
     return f"`{text!r}`"
 
 
+WRITTEN = "<!-- Written by `teva-data push`. A README.md without this line is kept. -->"
 _BODY = """# {name}
 
 Retrieval data: documents, and queries that name their positive (and negative) documents by id.
@@ -280,7 +282,9 @@ from datasets import load_dataset
 
 corpus = load_dataset("{repository}", "corpus", split="corpus")
 {queries}```
-{notes}"""
+{notes}
+{written}
+"""
 
 
 def render(matter: Mapping[str, Any], text: str) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 
 from .dataset import Dataset
 from .errors import DataError, TevaError
-from .hubcard import Table, body, front_matter, look_at, parse, render, split_name
-from .reader import COMPRESSIONS
+from .hubcard import WRITTEN, Table, body, front_matter, look_at, parse, render, split_name
+from .reader import COMPRESSIONS, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +123,20 @@ def prepare(data: str | Path, repository: str) -> Publication:
     files = {name: directory / name for name in _files(directory, corpus, *splits.values())}
     matter = front_matter(dataset.card, corpus, splits, qrels, directory.resolve().name)
     text = body(dataset.card, corpus, splits, qrels, repository)
-    if (own := files.pop(README, None)) is not None:
-        theirs, text = parse(own.read_text(encoding="utf-8"), own)
+    own = _readme(files.pop(README, None))
+    if own is not None:
+        theirs, text = own
         matter = {**matter, **theirs, "configs": matter["configs"], "dataset_info": matter.get("dataset_info", [])}
     generated = {table.files[0]: content for table, content in judged.values()}
     return Publication(repository, files, {README: render(matter, text).encode(), **generated})
+
+
+def _readme(path: Path | None) -> tuple[dict[str, Any], str] | None:
+    """Front matter and body of the dataset's own README.md; None where an earlier push wrote it."""
+    if path is None:
+        return None
+    text = "\n".join(line for _, line in read_lines(path)) + "\n"
+    return None if WRITTEN in text else parse(text, path)
 
 
 def _check_split(dataset: Dataset, split: str) -> None:
