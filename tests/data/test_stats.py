@@ -166,7 +166,7 @@ def test_command_line(data, tmp_path, capsys):
     assert found["overlaps"][0]["splits"] == ["test", "train"]
     assert f"{found['unnamed']} of 300 documents are named by no query" in printed
     assert f"test and train: {found['overlaps'][0]['queries']} queries in common" in printed
-    assert f"corpus: {found['parts'][0]['repeated']} documents say what an earlier one says" in printed
+    assert f"corpus: {found['parts'][0]['repeated']} of 300 documents say what an earlier one says" in printed
     bars = printed.split("train: text, characters\n")[1].split("\n\n")[0].splitlines()
     assert sum(int(line.split()[-1]) for line in bars) == 120
     assert max(line.count("█") for line in bars) == 40

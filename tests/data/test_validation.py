@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from teva_data import validation_ids
+from teva_data import validation_ids, validation_report
 from teva_data.cli import main
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
@@ -286,10 +286,10 @@ def test_media(data, write):
 
 def test_command_line(data, write, tmp_path, capsys):
     assert main(["validate", str(data)]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == ["0 errors", "0 warnings"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["errors: 0", "warnings: 0"]
     write("test.jsonl", [asked(5), asked(6), asked(1, query_id="é")])
     assert main(["validate", str(data)]) == 0  # a warning is no error
-    assert "1 warnings: 1 train-test-overlap" in capsys.readouterr().out
+    assert "warnings: 1 (1 train-test-overlap)" in capsys.readouterr().out
     write("corpus.jsonl", CORPUS[:1])
     file = tmp_path / "found.json"
     assert main(["validate", str(data), "--limit", "2", "--json", str(file)]) == 1
@@ -326,3 +326,58 @@ def test_memory_is_not_that_of_the_texts(write):
     problems, peak = map(int, done.stdout.split())
     assert problems == 0
     assert peak < 16e6
+
+
+PARTS = [
+    b"null", b"[]", b"{}", b"\xff", b"\x00", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b'"', b"\\ud800", b"1e999", b"-1",
+    b"[[[[", b"\t", b'{"docid":', b"NaN", b'"document_image": ["a", 5, null], ', b'"image": "../x", ',
+    b'"text": "y", ', b"[null, ",
+]  # fmt: skip
+# What a dataset opens with, since nothing looks at it before it is used: ids in judgements and in splits to test on.
+OPENS = {"unknown-query", "unknown-docid", "positive-and-negative", "no-positive", *validation_report.WARNINGS}
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_it_agrees_with_the_stores_on_spoilt_files(tiny_data, tmp_path, block):
+    """Where a dataset cannot be opened, there is an error at that place; where it can, there is none of that sort."""
+    names = ["corpus.jsonl", "train.jsonl", "test.jsonl", "qrels/test.tsv"]
+    refused = 0
+    for number in range(40):
+        chance, data = random.Random(f"{block} {number}"), tmp_path / f"data-{number}"
+        (data / "qrels").mkdir(parents=True)
+        for name in names:
+            (data / name).write_bytes((tiny_data / name).read_bytes())
+        for name in chance.choices(names, k=chance.randrange(3)):
+            (data / name).write_bytes(spoilt((data / name).read_bytes(), chance))
+        report = validate(data)
+        error = first_error(data)
+        places = {(str(each.error.file), each.error.line) for each in report.problems if each.severity == "error"}
+        if error is None:
+            assert set(report.counts) <= OPENS
+        else:
+            refused += 1
+            assert (str(error.file), error.line) in places
+    assert 10 < refused < 35
+
+
+def spoilt(data: bytes, chance: random.Random) -> bytes:
+    start = chance.randrange(len(data) + 1)
+    stop = min(len(data), start + chance.randrange(40))
+    return chance.choice([
+        data[:start], data[:start] + chance.choice(PARTS) + data[start:],
+        data[:start] + chance.choice(PARTS) + data[stop:],
+        data[:start] + bytes([chance.randrange(256)]) + data[start + 1 :], data[:stop] + data[start:],
+        data[:start] + data[start:stop] * 5 + data[stop:],
+    ])  # fmt: skip
+
+
+def first_error(data) -> DataError | None:
+    try:
+        dataset = Dataset.open(data)
+        assert len(dataset.corpus)
+        assert [len(dataset.queries(split)) for split in dataset.splits]
+        dataset.check_references("train")
+        dataset.qrels("test")
+    except DataError as error:
+        return error
+    return None

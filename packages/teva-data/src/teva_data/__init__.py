@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from .rendering import Renderer
     from .runs import read_qrels, read_run, write_qrels, write_run
     from .schema import SCHEMA
+    from .showing import training_example
+    from .stats import statistics
     from .store import CorpusStore, QueryStore
+    from .validation import validate
 
     __version__: str
 
@@ -49,6 +52,9 @@ __all__ = [
     "mine_negatives",
     "read_qrels",
     "read_run",
+    "statistics",
+    "training_example",
+    "validate",
     "write_qrels",
     "write_run",
 ]
@@ -67,7 +73,10 @@ _MODULES = {
     "rendering": ("Renderer",),
     "runs": ("read_qrels", "read_run", "write_qrels", "write_run"),
     "schema": ("SCHEMA",),
+    "showing": ("training_example",),
+    "stats": ("statistics",),
     "store": ("CorpusStore", "QueryStore"),
+    "validation": ("validate",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

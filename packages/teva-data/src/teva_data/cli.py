@@ -259,6 +259,40 @@ def validate(
     return 1 if report.errors else 0
 
 
+def show(
+    data: Annotated[Path, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional],
+    *,
+    split: str | None = None,
+    row: int | None = None,
+    query_id: str | None = None,
+    model: str | None = None,
+    recipe: Path | None = None,
+    step: int | None = None,
+    documents: int = 2,
+) -> None:
+    """Print one training example as the model will see it: prompts, title, text, where it is cut, tokens, media.
+
+    Args:
+        data: the dataset's directory.
+        split: whose query; the recipe's, else train.
+        row: which query, counted from 0; with step its place among this dataset's queries in the batch.
+        query_id: which query, by its id.
+        model: show this model's tokens, prompts and limit (directory or hub id).
+        recipe: a recipe file; shows its model, prompts and limits.
+        step: the documents that this step of the recipe's training takes, in place of all that the row lists.
+        documents: positives shown at most, and negatives.
+    """
+    from .recipe import load_recipe
+    from .showing import training_example
+    from .showing_text import show_example
+
+    loaded = None if recipe is None else load_recipe(recipe)
+    example = training_example(
+        data, split, row=row, query_id=query_id, model=model, recipe=loaded, step=step, documents=documents
+    )
+    print(show_example(example))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     return commandline.run(
@@ -269,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "datasets": datasets,
             "negatives": negatives,
             "push": push,
+            "show": show,
             "stats": stats,
             "validate": validate,
             "verify": verify,

@@ -1,4 +1,12 @@
-"""Training negatives from a run: what a search ranked high and no judgement calls an answer."""
+"""Training negatives from a run: what a search ranked high and no judgement calls an answer.
+
+A document that scores too near to the positive is often an answer that nobody judged. ``margin`` and ``max_ratio``
+leave it out (TopK-MarginPos and TopK-PercPos of "NV-Retriever", arXiv 2407.15831). The positive's score is the run's;
+of several positives it is the lowest that the run holds, since training sets the negatives against each of them.
+
+``drop_if_positive_below`` is the filter that "Tevatron 2.0" (arXiv 2505.02466, section 3.1.1) applies to PixMo: with
+``depth`` of the same value and ``sample="random"``, negatives are drawn from the non-positives among the same ranks.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +16,8 @@ from typing import Literal
 
 from .answers import Answers, Texts
 from .dataset import Dataset
-from .mining import Choice, Miner, Report
+from .mining import Miner
+from .mining_choice import Choice, Report
 from .negatives_files import Spool, check_places, report_file, write_mined
 
 logger = logging.getLogger(__name__)
@@ -37,13 +46,6 @@ def mine_negatives(
 
     A document is no negative where it is a positive of the query, or of another query with the same text and prompt,
     or where its text, title included, is that of such a positive.
-
-    ``margin`` and ``max_ratio`` also leave out documents that score too near to the positive, which are often answers
-    that nobody judged (TopK-MarginPos and TopK-PercPos of "NV-Retriever", arXiv 2407.15831). The positive's score is
-    the run's; of several positives it is the lowest that the run holds, since training sets the negatives against each
-    of them. ``drop_if_positive_below`` is the filter that "Tevatron 2.0" (arXiv 2505.02466, section 3.1.1) applies to
-    PixMo: with ``depth`` of the same value and ``sample="random"``, negatives are drawn from the non-positives among
-    the same ranks.
 
     The run is read query by query, so it may be larger than memory.
 

@@ -20,8 +20,9 @@ from .reader import COMPRESSIONS, Tap, read_parquet, read_rows
 from .records import Row
 
 ENDINGS = (*(f".jsonl{ending}" for ending in COMPRESSIONS), ".parquet")
-# A file written within this time before it was read may be written again without a change of its time.
-CLOCK_STEP_NS = 2_000_000_000
+# A file written within this time before it was read may be written again without a change of its time: two seconds
+# where its time looks rounded (FAT, old network file systems), else some ticks of the kernel's clock.
+COARSE_STEP_NS, FINE_STEP_NS = 2_000_000_000, 100_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,8 @@ def unchanged(file: Path, note: dict[str, Any]) -> bool:
     now = file.stat()
     if note["size"] != now.st_size:
         return False
-    if note["mtime_ns"] == now.st_mtime_ns and now.st_mtime_ns < note["checked_ns"] - CLOCK_STEP_NS:
+    step = FINE_STEP_NS if now.st_mtime_ns % 10_000_000 else COARSE_STEP_NS
+    if note["mtime_ns"] == now.st_mtime_ns and now.st_mtime_ns < note["checked_ns"] - step:
         return True
     checked_ns = time.time_ns()
     if checksum(file) != note["checksum"]:

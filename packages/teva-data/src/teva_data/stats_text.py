@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from .stats import DatasetStatistics, Statistics
 
 WIDTH = 40
+FEW = 10
+"""Pairs of splits that are told of though they have nothing in common."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -66,8 +68,8 @@ def _sentences(found: DatasetStatistics) -> Iterator[str]:
     for part in found.parts:
         if part.repeated:
             what = "documents" if part is corpus else "queries"
-            share = part.repeated / part.rows
-            yield f"{part.name}: {part.repeated:,} {what} say what an earlier one says ({share:.1%})"
+            some, share = f"{part.repeated:,} of {part.rows:,}", part.repeated / part.rows
+            yield f"{part.name}: {some} {what} say what an earlier one says ({share:.1%})"
         if part.unknown:
             yield f"{part.name}: {part.unknown:,} names of documents are not in the corpus"
         for kind, count in part.media.items():
@@ -80,6 +82,8 @@ def _sentences(found: DatasetStatistics) -> Iterator[str]:
         yield f"{found.unnamed:,} of {corpus.rows:,} documents are named by no query ({share:.1%})"
     for each in found.overlaps:
         first, second = each.splits
+        if len(found.overlaps) > FEW and not each.queries and not each.positives:
+            continue
         yield (
             f"{first} and {second}: {each.queries:,} queries in common, "
             f"{each.positives:,} documents are positives in both"

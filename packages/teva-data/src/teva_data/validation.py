@@ -11,9 +11,9 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -26,6 +26,7 @@ from .progress import Progress
 from .records import DOCUMENT_ID, DOCUMENT_TEXT, QUERY_ID, QUERY_TEXT, Row, parse_document, parse_query
 from .sources import Reading, Source
 from .validation_ids import Keys, Place, Reread, hashes_of, same_keys
+from .validation_report import Report
 from .validation_rows import (
     Sink,
     all_problems,
@@ -38,85 +39,7 @@ from .validation_rows import (
     unseen,
 )  # fmt: skip
 
-Severity = Literal["error", "warning"]
-WARNINGS = frozenset({"duplicate-content", "no-visible-text", "train-test-overlap", "listed-twice"})
 BATCH = 4096
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong.
-
-    Attributes:
-        severity: ``error`` or ``warning``.
-        kind: its class, such as ``unknown-docid``.
-        error: what and where.
-    """
-
-    severity: Severity
-    kind: str
-    error: DataError
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.error} [{self.kind}]"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        error = self.error
-        where = {"file": None if error.file is None else str(error.file), "line": error.line, "field": error.field}
-        return {
-            "severity": self.severity, "kind": self.kind, **where, "problem": error.problem, "hint": error.hint,
-            "message": str(error),
-        }  # fmt: skip
-
-
-@dataclass
-class Report:
-    """What :func:`validate` found.
-
-    Attributes:
-        path: the dataset.
-        keep: how many problems of each class are kept.
-        counts: how many there are of each class, kept or not.
-        problems: those that are kept, by file and line.
-        rows: rows read, by file.
-    """
-
-    path: Path
-    keep: int
-    counts: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-    rows: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def errors(self) -> int:
-        """How many problems are errors."""
-        return sum(count for kind, count in self.counts.items() if kind not in WARNINGS)
-
-    @property
-    def warnings(self) -> int:
-        """How many problems are warnings."""
-        return sum(count for kind, count in self.counts.items() if kind in WARNINGS)
-
-    def add(self, kind: str, error: DataError) -> None:
-        """Count a problem, and keep it where it is among the first of its class."""
-        self.counts[kind] += 1
-        if self.counts[kind] <= self.keep:
-            self.problems.append(Problem("warning" if kind in WARNINGS else "error", kind, error))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "path": str(self.path), "errors": self.errors, "warnings": self.warnings, "counts": dict(self.counts),
-            "rows": self.rows, "problems": [problem.to_dict() for problem in self.problems],
-        }  # fmt: skip
-
-    def __str__(self) -> str:
-        lines = [", ".join(f"{count:,} rows in {name}" for name, count in self.rows.items()) or "no rows"]
-        for name, number, bad in (("errors", self.errors, False), ("warnings", self.warnings, True)):
-            kinds = [f"{count:,} {kind}" for kind, count in self.counts.most_common() if (kind in WARNINGS) is bad]
-            lines.append(f"{number:,} {name}" + (f": {', '.join(kinds)}" if kinds else ""))
-        return "\n".join(lines)
 
 
 def validate(path: str | Path, *, split: str | None = None, decode: bool = False, keep: int = 1000) -> Report:

@@ -26,8 +26,8 @@ from teva_data.files import atomic_file, fingerprint, lock_directory, recover, r
 from teva_data.logfile import log_to
 from teva_data.plan import BatchPlan
 from teva_data.progress import Progress
+from teva_data.prompting import resolve_prompts, training_renderer
 from teva_data.recipe import Recipe
-from teva_data.rendering import Renderer
 
 from . import checkpoint, parity, plugins
 from .device import choose_device
@@ -102,7 +102,7 @@ def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> 
     model = recipe.model.model_copy(
         update={"pooling": recipe.model.pooling or artifact.pooling, "normalize": normalize}
     )
-    recipe = _resolve_prompts(recipe, artifact, datasets)
+    recipe = resolve_prompts(recipe, artifact, datasets)
     if model.pooling is None:
         raise RecipeError(
             f"model.pooling: {artifact.name} has no modules.json, so it does not say how to pool; set cls or mean "
@@ -112,23 +112,6 @@ def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> 
         # A cosine is at most 1: divided by such a temperature, the softmax stays flat and little is learned.
         logger.warning("loss.temperature is %s with normalised vectors; 0.01 to 0.05 is usual", recipe.loss.temperature)
     return recipe.model_copy(update={"model": model})
-
-
-def _resolve_prompts(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> Recipe:
-    shared, entries = recipe.prompts.model_dump(), recipe.data.datasets
-    for role, own in recipe.prompts.model_dump().items():
-        cards = [getattr(dataset.card.prompts, role) for dataset in datasets]
-        if own is None:
-            agree = len(set(cards)) == 1 and cards[0] is not None
-            shared[role] = cards[0] if agree else artifact.prompts[role]
-            if entries and not agree:
-                key = f"{role}_prompt"
-                entries = [
-                    entry if getattr(entry, key) is not None else entry.model_copy(update={key: card})
-                    for entry, card in zip(entries, cards, strict=True)
-                ]
-    data = recipe.data.model_copy(update={"datasets": entries})
-    return recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update=shared), "data": data})
 
 
 class _Run:
@@ -141,7 +124,7 @@ class _Run:
         self.recipe = recipe = resolve(recipe, base, datasets)
         self.settings, self.options = recipe.train, torch_section(recipe)
         self.loss = plugins.find(plugins.LOSSES, recipe.loss.name, "loss.name")
-        self.renderer = _renderer(recipe, base)
+        self.renderer = training_renderer(recipe, base)
         self.plan = BatchPlan.from_recipe(recipe, datasets)
         self.total = self.settings.steps or self.plan.steps(self.settings.epochs or 0)
         self.identity = {
@@ -327,32 +310,6 @@ class _Interval:
             "queries_per_second": round(self._queries / seconds, 3),
             "tokens_per_second": round(self._tokens / seconds, 1),
         }
-
-
-def _renderer(recipe: Recipe, base: Artifact) -> Renderer:
-    """Prompts and limit of the model to be; its one limit is the larger of the two that bound training."""
-    limit = max(recipe.model.query_max_length, recipe.model.document_max_length)
-    if limit > base.positions:
-        raise RecipeError(
-            f"model.document_max_length, model.query_max_length: found {limit}; expected at most {base.positions}, the "
-            f"positions of {base.name}"
-        )
-    renderer = Renderer.from_artifact(
-        base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit
-    )
-    model = recipe.model
-    for role, text, most in (
-        ("query", renderer.query(""), model.query_max_length),
-        ("document", renderer.document(""), model.document_max_length),
-    ):
-        (prompt,) = renderer.tokenize([text])
-        if len(prompt) >= most:
-            # Every text would be cut down to its prompt, and all of them be the same.
-            raise RecipeError(
-                f"model.{role}_max_length: found {most}; expected more than the {len(prompt)} tokens of the prompt "
-                f"{text!r} and the special tokens"
-            )
-    return renderer
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
