@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,11 @@ def test_every_module_is_declared_and_says_what_it_does_not_know():
                 assert "not pinned" in each.describe()
         read = {name for source in each.sources for name in source.columns if name in each.fields}
         assert {"query_id"} <= read
+
+
+def test_every_layout_stands_in_the_documents():
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    assert [name for name in LAYOUTS if f"| `{name}` |" not in text] == []
 
 
 def feature(kind: str):
