@@ -10,7 +10,8 @@ Form = Literal["jsonl", "jsonl.zst", "parquet"]
 GROUP_BYTES, GROUP_ROWS = 8 << 20, 65_536
 MEDIA_FIELDS = ("image", "video", "audio")
 _IDS = ("positive_document_ids", "negative_document_ids")
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each row
+# Made once: json.dumps would make an encoder for each row. Without spaces, which a list of ids would be full of.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _SCORES = ("positive_scores", "negative_scores")
 
 
