@@ -14,9 +14,9 @@ from benchmarks.claims.replicas import REPLICAS, Content, Replica, by_content, c
 from teva_data.conversion import LAYOUTS, convert
 from teva_data.dataset import Dataset
 
-COLLECTIONS = ("scifact", "squad", "docpages")
+COLLECTIONS = ("scifact", "squad", "docpages", "spokenwords-en", "realvideo")
 SAMPLE = {"squad": 2000}
-QUICK_SAMPLE = {"scifact": 300, "squad": 200, "docpages": 100}
+QUICK_SAMPLE = {"scifact": 300, "squad": 200, "docpages": 100, "spokenwords-en": 100}
 FORMS = (("jsonl", "files"), ("jsonl.zst", "bytes"), ("parquet", "bytes"))
 NEGATIVES = 20
 

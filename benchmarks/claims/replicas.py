@@ -1,7 +1,8 @@
 """Real collections written in the layouts that `teva-data convert` reads, and what each must come to.
 
-Everything here is plain Python (json, gzip, tarfile), so that it shares no code with the converters. A layout that is
-new in the registry gets a function here, entered in :data:`REPLICAS`; without one the claim is not met.
+Everything here is plain Python (json, gzip, tarfile; pyarrow for the hub's Parquet), so that it shares no code with the
+converters. A layout that is new in the registry gets a function here, entered in :data:`REPLICAS`; without one the
+claim is not met.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gzip
 import hashlib
 import json
 import random
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -106,6 +108,8 @@ def load(data: Path, name: str, limit: int | None = None) -> Collection:
         documents[row["docid"]] = Doc(media=media) if media else Doc(row.get("title", ""), row["text"])
     queries, qrels = {}, {}
     for split in ("test", "train"):
+        if not (place / f"queries.{split}.jsonl.gz").exists():
+            continue
         queries[split] = {row["query_id"]: row["text"] for row in _lines(place / f"queries.{split}.jsonl.gz")}
         qrels[split] = {}
         path = next(place.glob(f"qrels.{split}.tsv*"))
@@ -335,6 +339,155 @@ def plain(collection: Collection, place: Path) -> Replica | None:
     return Replica(place, whole(collection), {"layout": "plain"})
 
 
+def flat(collection: Collection) -> Collection:
+    """The collection for files cut at tabs and line ends: neither stands in a text."""
+
+    def clean(text: str) -> str:
+        return re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", text)
+
+    documents = {docid: Doc(clean(each.title), clean(each.text)) for docid, each in collection.documents.items()}
+    queries = {split: {i: clean(text) for i, text in texts.items()} for split, texts in collection.queries.items()}
+    return Collection(collection.name, documents, queries, collection.qrels)
+
+
+def hub(place: Path, configs: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Path:
+    """A repository as `datasets` pushes it: Parquet by config and split, declared in its README."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    declared = ["---", "configs:"]
+    for config, splits in configs.items():
+        declared += [f"- config_name: {config}", "  data_files:"]
+        (place / config).mkdir(parents=True)
+        for split, rows in splits.items():
+            pq.write_table(pa.Table.from_pylist(rows), place / config / f"{split}-00000-of-00001.parquet")
+            declared += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+    (place / "README.md").write_text("\n".join([*declared, "---", ""]), encoding="utf-8")
+    return place
+
+
+def stored(name: str, data: bytes) -> dict[str, Any]:
+    """A picture or recording as Hugging Face stores it in a column."""
+    return {"bytes": data, "path": name}
+
+
+def judged_rows(collection: Collection) -> dict[str, list[dict[str, Any]]]:
+    return {
+        split: [
+            {"query-id": query_id, "corpus-id": docid, "score": grade}
+            for query_id, grades in judged.items()
+            for docid, grade in grades.items()
+        ]
+        for split, judged in collection.qrels.items()
+    }
+
+
+def mteb(collection: Collection, place: Path) -> Replica | None:
+    corpus = [
+        {"id": docid, "title": each.title, "text": each.text or None,
+         **{kind: stored(f"{docid}.{kind}", data) for kind, data in each.media.items()}}
+        for docid, each in collection.documents.items()
+    ]  # fmt: skip
+    queries = {
+        split: [{"id": query_id, "text": text} for query_id, text in texts.items()]
+        for split, texts in collection.queries.items()
+    }
+    # Of two subsets one is converted.
+    configs = {"eng-corpus": {"corpus": corpus}, "eng-queries": queries, "eng-qrels": judged_rows(collection)}
+    configs |= {config.replace("eng", "fra"): splits for config, splits in configs.items()}
+    return Replica(hub(place, configs), whole(collection), {"layout": "mteb", "part": "eng"})
+
+
+def vidore(collection: Collection, place: Path) -> Replica | None:
+    if not all(set(each.media) == {"image"} for each in collection.documents.values()):
+        return None
+    corpus = [
+        {"corpus-id": docid, "image": stored(f"{docid}.png", each.media["image"])}
+        for docid, each in collection.documents.items()
+    ]
+    queries = {
+        split: [{"query-id": query_id, "query": text} for query_id, text in texts.items()]
+        for split, texts in collection.queries.items()
+    }
+    configs = {"corpus": {"test": corpus}, "queries": queries, "qrels": judged_rows(collection)}
+    return Replica(hub(place, configs), whole(collection), {"layout": "vidore"})
+
+
+def miracl(collection: Collection, place: Path) -> Replica | None:
+    if not collection.is_text:
+        return None
+    bare = flat(collection)
+    rows = [{"docid": docid, "title": each.title, "text": each.text} for docid, each in bare.documents.items()]
+    for shard in range(3):
+        path = place / "miracl-corpus-v1.0-en" / f"docs-{shard}.jsonl.gz"
+        path.parent.mkdir(exist_ok=True)
+        text = "".join(json.dumps(row) + "\n" for row in rows[shard::3])
+        path.write_bytes(gzip.compress(text.encode(), compresslevel=1))
+    content = whole(bare)
+    for split, texts in bare.queries.items():
+        _lines_to(place / f"miracl-v1.0-en/topics/topics.miracl-v1.0-en-{split}.tsv", texts.items())
+        judged = [(i, "Q0", docid, grade) for i, grades in bare.qrels[split].items() for docid, grade in grades.items()]
+        _lines_to(place / f"miracl-v1.0-en/qrels/qrels.miracl-v1.0-en-{split}.tsv", judged)
+        # What was judged and is no answer is a negative.
+        content.queries[split] = {
+            query_id: (text, good, frozenset(bare.qrels[split][query_id]) - good)
+            for query_id, (text, good, _) in content.queries[split].items()
+        }
+    return Replica(place, content, {"layout": "miracl"})
+
+
+def msmarco(collection: Collection, place: Path) -> Replica | None:
+    if not collection.is_text:
+        return None
+    bare = flat(joined(collection))
+    _lines_to(place / "collection.tsv", ((docid, each.text) for docid, each in bare.documents.items()))
+    content = whole(bare, negatives=True)
+    for split, texts in bare.queries.items():
+        _lines_to(place / f"queries.{split}.tsv", texts.items())
+        judged = [(i, 0, docid, grade) for i, grades in bare.qrels[split].items() for docid, grade in grades.items()]
+        _lines_to(place / f"qrels.{split}.tsv", judged)
+    triples = [
+        (query_id, docid, other)
+        for query_id, (_, good, bad) in content.queries["train"].items()
+        for docid in good
+        for other in bad
+    ]
+    random.Random(0).shuffle(triples)
+    _lines_to(place / "qidpidtriples.train.full.tsv", triples)
+    content.queries["test"] = whole(bare).queries["test"]
+    return Replica(place, content, {"layout": "msmarco"})
+
+
+def captions(collection: Collection, place: Path) -> Replica | None:
+    kinds = {kind for each in collection.documents.values() for kind in each.media}
+    named = [len(grades) for judged in collection.qrels.values() for grades in judged.values()]
+    if kinds not in ({"video"}, {"audio"}) or set(named) != {1}:  # a caption tells of one clip
+        return None
+    (kind,) = kinds
+    with tarfile.open(place / "clips.tar", "w") as archive:
+        for docid, each in collection.documents.items():
+            (place / "part").write_bytes(each.media[kind])
+            archive.add(place / "part", f"all/{docid}.{'mp4' if kind == 'video' else 'opus'}")
+    (place / "part").unlink()
+    for split, texts in collection.queries.items():
+        rows = [(query_id, collection.positives(split, query_id)[0], text) for query_id, text in texts.items()]
+        if kind == "video":  # as MSR-VTT
+            videos = [{"video_id": docid, "split": split} for _, docid, _ in rows]
+            sentences = [{"sen_id": i, "video_id": docid, "caption": text} for i, docid, text in rows]
+            text = json.dumps({"info": {}, "videos": videos, "sentences": sentences})
+            (place / f"{split}_videodatainfo.json").write_text(text, encoding="utf-8")
+        else:  # as AudioCaps
+            with (place / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("audiocap_id", "youtube_id", "caption"), *rows])
+    content = whole(collection)
+    return Replica(place, named_only(content, judged=tuple(content.queries)), {"layout": "captions"})
+
+
+def _lines_to(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows), encoding="utf-8", newline="")
+
+
 REPLICAS: dict[str, Callable[[Collection, Path], Replica | None]] = {
     "beir": beir,
     "pairs": pairs,
@@ -343,5 +496,10 @@ REPLICAS: dict[str, Callable[[Collection, Path], Replica | None]] = {
     "sentence-transformers": sentence_transformers,
     "flagembedding": flagembedding,
     "plain": plain,
+    "mteb": mteb,
+    "vidore": vidore,
+    "miracl": miracl,
+    "msmarco": msmarco,
+    "captions": captions,
 }
 """Writes a collection into an empty directory, in a layout; None where the layout cannot express the collection."""

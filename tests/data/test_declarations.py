@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from teva_data.cli import main
-from teva_data.conversion import LAYOUTS
+from teva_data.conversion import LAYOUTS, READS, convert
 from teva_data.dataset import Dataset, DatasetCard
 from teva_data.datasets import NAMES, Declaration, Source, declaration, declarations
 from teva_data.declared import convert_declared
@@ -36,6 +39,11 @@ def test_every_module_is_declared_and_says_what_it_does_not_know():
                 assert "not pinned" in each.describe()
         read = {name for source in each.sources for name in source.columns if name in each.fields}
         assert {"query_id"} <= read
+
+
+def test_every_layout_stands_in_the_documents():
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    assert [name for name in LAYOUTS if f"| `{name}` |" not in text] == []
 
 
 def feature(kind: str):
@@ -174,3 +182,25 @@ def test_command_line(tmp_path, capsys):
     assert "field 'query-field': a declared dataset settles this itself" in capsys.readouterr().err
     assert main(["convert", "colpali-train", str(tmp_path / "out"), "--local", str(copy)]) == 0
     assert len(Dataset.open(tmp_path / "out").corpus) == 3
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_layout_reads_is_what_its_code_names(layout):
+    module = importlib.import_module(f"teva_data.{LAYOUTS[layout]}")
+    source = Path(module.__file__).read_text()
+    named = set(re.findall(r"\boptions\.(\w+)", source)) - {"wants"}
+    named |= {"splits"} if "options.wants" in source else set()
+    named |= {"splits", "part"} if "parts(tables, options" in source else set()
+    assert named == READS[layout]
+
+
+def test_an_option_that_is_not_read_is_refused(tmp_path):
+    copy = local_copy(tmp_path / "copy", declaration("bge-full"))
+    with pytest.raises(DataError, match=r"field 'corpus': not read by the layout 'tevatron-v1'.*tevatron-v2, miracl"):
+        convert(copy / "bge-ir", tmp_path / "out", corpus=copy / "bge-ir")
+    with pytest.raises(DataError, match=r"field 'held-out': not read by"):
+        convert(copy / "bge-ir", tmp_path / "out", held_out=0.5)
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ writes it. See :mod:`teva_data.tables`, :mod:`teva_data.writing`, :mod:`teva_dat
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 from collections.abc import Mapping
@@ -43,6 +44,23 @@ LAYOUTS = {
     "captions": "from_captions",
 }
 """Module of each layout, by the layout's name."""
+
+_TEXTS, _PARTS = {"query_field", "document_field"}, {"splits", "part"}
+READS: dict[str, set[str]] = {
+    "beir": {*_TEXTS, "splits"},
+    "pairs": {*_TEXTS, "held_out"},
+    "tevatron-v1": {*_TEXTS, *_PARTS},
+    "tevatron-v2": {*_TEXTS, *_PARTS, "modalities", "corpus", "assets"},
+    "sentence-transformers": {"query_field", *_PARTS},
+    "flagembedding": {"query_field", *_PARTS},
+    "plain": {*_TEXTS, *_PARTS, "modalities"},
+    "mteb": {*_TEXTS, *_PARTS},
+    "vidore": {*_TEXTS, *_PARTS},
+    "miracl": {*_TEXTS, *_PARTS, "corpus"},
+    "msmarco": {"splits"},
+    "captions": {"query_field", "splits", "assets", "missing"},
+}
+"""The fields of :class:`Options` that a layout reads; another one that is given is an error, not ignored."""
 
 WITHOUT_TABLES = ("miracl", "captions")
 """Layouts that read files of their own too, so that a source may have no table."""
@@ -143,8 +161,8 @@ def convert(
         ``destination``.
 
     Raises:
-        DataError: the source is in no known layout or in several, holds a bad row, or cannot be reached; or the
-            destination is not empty.
+        DataError: the source is in no known layout or in several, holds a bad row, or cannot be reached; an option is
+            given that the layout does not read; or the destination is not empty.
     """
     destination = Path(destination)
     _check_told(layout, modalities, held_out)
@@ -180,6 +198,7 @@ def write_dataset(
     Returns:
         How many queries each split has.
     """
+    _check_read(layout, options)
     root = tables.path.parent if tables.path is not None and tables.path.is_file() else tables.path
     with (
         atomic_directory(destination) as temporary,
@@ -248,6 +267,18 @@ def _check_told(layout: str, modalities: tuple[str, ...], held_out: float) -> No
         raise DataError("unknown", field="layout", found=layout, expected=f"auto, {', '.join(LAYOUTS)}")
     if unknown := set(modalities) - {"text", *KINDS}:
         raise DataError("unknown", field="modalities", found=sorted(unknown)[0], expected=f"text, {', '.join(KINDS)}")
+
+
+def _check_read(layout: str, options: Options) -> None:
+    for field in dataclasses.fields(Options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in READS[layout]:
+            readers = [name for name, read in READS.items() if field.name in read]
+            raise DataError(
+                f"not read by the layout {layout!r}", field=field.name.replace("_", "-"),
+                found=value.name if isinstance(value, Tables) else value, expected=f"one of {', '.join(readers)}",
+                hint="Leave it out, or name another layout (--from)",
+            )  # fmt: skip
 
 
 def _layout(name: str) -> Layout:
