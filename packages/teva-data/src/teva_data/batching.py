@@ -22,6 +22,9 @@ def token_batches(
 
     Returns:
         Arrays of positions (int64) that together hold 0..N-1 once each; sequences of one length keep their order.
+
+    >>> [batch.tolist() for batch in token_batches([3, 9, 4, 2], max_tokens=10)]
+    [[1], [2, 0], [3]]
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")

@@ -89,13 +89,21 @@ class MissingExtraError(TevaError, ImportError):
 
 
 def shorten(value: object, width: int = 80) -> str:
-    """``repr(value)``, cut to ``width`` characters."""
+    """``repr(value)``, cut to ``width`` characters.
+
+    >>> shorten("a long text", width=8)
+    "'a long…"
+    """
     text = repr(value)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the known name nearest to a misspelt one, or lists what is known."""
+    """A sentence that names the known name nearest to a misspelt one, or lists what is known.
+
+    >>> nearest("titel", ["title", "text"])
+    "Did you mean 'title'?"
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"

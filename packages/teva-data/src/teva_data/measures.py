@@ -34,6 +34,10 @@ def rank_gains(ranked: Sequence[Sequence[str]], qrels: Sequence[Mapping[str, int
 
     Raises:
         ValueError: ``ranked`` and ``qrels`` are not of the same length.
+
+    >>> gains, judged = rank_gains([["d2", "d1"]], [{"d1": 1}])
+    >>> ndcg(gains, judged, k=10).round(4).tolist(), reciprocal_rank(gains).tolist()
+    ([0.6309], [0.5])
     """
     if len(ranked) != len(qrels):
         raise ValueError(f"as many rankings as judged queries are needed: {len(ranked)} rankings, {len(qrels)} queries")

@@ -48,6 +48,9 @@ def permute(positions: ArrayLike, n: int | NDArray[np.int64], key: int | NDArray
 
     Raises:
         ValueError: ``n`` or a position is out of range.
+
+    >>> sorted(permute(range(10), 10, mix(1, 2)).tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     value = np.atleast_1d(np.asarray(positions, dtype=np.int64))
     sizes = np.broadcast_to(np.asarray(n, dtype=np.int64), value.shape)

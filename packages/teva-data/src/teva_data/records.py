@@ -99,7 +99,11 @@ class Query:
 
 
 def join_title(title: str, text: str) -> str:
-    """Title and text as one string, joined by a space as BEIR and MTEB do; without it where one is empty."""
+    """Title and text as one string, joined by a space as BEIR and MTEB do; without it where one is empty.
+
+    >>> join_title("Rhine", "A river."), join_title("", "A river.")
+    ('Rhine A river.', 'A river.')
+    """
     return f"{title} {text}" if title and text else title or text
 
 
