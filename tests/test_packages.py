@@ -16,7 +16,8 @@ PUBLIC = {
     "teva_data": (
         "Artifact ArtifactError BatchPlan CorpusStore DataError Dataset DatasetCard Document EmbeddingWriter "
         "Embeddings Media MissingExtraError Query QueryStore Recipe RecipeError Renderer SCHEMA TevaError __version__ "
-        "convert load_recipe mine_negatives read_qrels read_run statistics training_example validate write_qrels write_run"
+        "convert load_recipe mine_negatives read_qrels read_run statistics training_example validate "
+        "write_qrels write_run"
     ),
     "teva_torch": (
         "Retriever TorchEngine TorchSection TrainResult TrainingError __version__ infonce latest_checkpoint propose "

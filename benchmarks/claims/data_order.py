@@ -65,7 +65,7 @@ def plan_far_ahead(context: Context) -> Result:
     sizes, times = _sizes(10**8, 20), 10 if context.quick else 50
     rows = []
     for strategy, batches, mixture in _mixtures(sizes, 1024, context.seed):
-        near, far = (_median_seconds(mixture, start, times) for start in (0, FAR))
+        near, far = _median_seconds(mixture, (0, FAR), times)
         rows.append({"strategy": strategy, "batches": batches, "step 0": 1e3 * near, "step 10^9": 1e3 * far})
     tracemalloc.start()
     mixture = next(_mixtures(sizes, 1024, context.seed))[2]
@@ -84,14 +84,15 @@ def plan_far_ahead(context: Context) -> Result:
     return Result(figures, slowest["step 10^9"] < 10 and ratio < 3, details={"milliseconds": rows})
 
 
-def _median_seconds(mixture: Any, start: int, times: int) -> float:
-    mixture.draw(start)
-    seconds = []
-    for step in range(start, start + times):
+def _median_seconds(mixture: Any, starts: Sequence[int], times: int) -> list[float]:
+    """Median time of a step from each start on; taken in turn, so that a busy machine slows all alike."""
+    seconds: list[list[float]] = [[] for _ in starts]
+    for number, (start, noted) in itertools.product(range(-1, times), zip(starts, seconds, strict=True)):
         begun = time.perf_counter()
-        mixture.draw(step)
-        seconds.append(time.perf_counter() - begun)
-    return float(np.median(seconds))
+        mixture.draw(start + abs(number))
+        if number >= 0:  # the first of each is warm-up
+            noted.append(time.perf_counter() - begun)
+    return [float(np.median(noted)) for noted in seconds]
 
 
 @claim(

@@ -315,6 +315,12 @@ def test_one_document_under_two_prompts_is_two_columns(data):
                 assert not batch.allowed[row, column]
 
 
+def test_a_row_prompt_is_kept_under_a_prompt_of_its_dataset(others):
+    batch = BatchPlan([Part(others[0], query_prompt="part: ")], batch_size=8, negatives=0, seed=0).batch(0)
+    prompts = {query.query_id: query.prompt for query in batch.queries}
+    assert prompts == {f"s{n}": "own: " if n == 3 else "part: " for n in range(8)}
+
+
 def test_a_dataset_much_smaller_than_the_batch(data, others):
     plan = BatchPlan([Part(data), Part(others[0], limit=1)], batch_size=100, negatives=2, seed=0, mixing="round_robin")
     batch = plan.batch(0)

@@ -181,6 +181,7 @@ def test_arguments_that_exclude_each_other(data, tiny_data, prompted):
         ({"model": prompted, "recipe": plan}, "recipe, model: found both"),
         ({"step": 0}, "step: found 0; expected .* and a recipe"),
         ({"step": -1, "recipe": plan}, "step: found -1"),
+        ({"documents": -1}, "documents: found -1"),
     ]:
         with pytest.raises(RecipeError, match=told):
             training_example(data, **options)

@@ -198,6 +198,13 @@ def test_prompts_of_datasets_and_rows_reach_the_model(mixed_recipe, tiny_model):
         assert renderer.tokenize([rendered], 16) == [ids]
 
 
+def test_a_prompt_of_one_dataset_that_leaves_no_room_is_refused(mixed_recipe):
+    with pytest.raises(RecipeError, match=r"model\.query_max_length: found 8; expected more than the 8 tokens"):
+        train(mixed_recipe, {"data.datasets.1.query_prompt": "the a of to in is "})
+    with pytest.raises(RecipeError, match=r"model\.document_max_length: found 16; .* 'the the"):
+        train(mixed_recipe, {"data.datasets.0.document_prompt": "the " * 20})
+
+
 @pytest.mark.parametrize("role", ["document", "query"])
 def test_what_has_no_text_is_refused(recipe, tiny_data, tmp_path, role):
     data = tmp_path / "pictures"

@@ -31,11 +31,11 @@ from .pieces import KINDS, Shelf, dump
 from .progress import Progress
 from .records import Row, parse_document, parse_query
 from .sources import Reading, Source, unchanged
-from .table import Column, Table, arrow_schema, write_places
+from .table import NAMES, Column, Table, arrow_schema, write_places
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = "2"
+STORE_VERSION = "3"
 BATCH_ROWS, BATCH_CHARACTERS = 1 << 16, 1 << 24
 """A batch of the Arrow file ends at whichever comes first; it is held in memory while it fills."""
 TABLE, PLACES, MANIFEST = "rows.arrow", "places", "manifest.json"
@@ -50,7 +50,8 @@ class Kind:
     Attributes:
         name: ``corpus`` or ``queries``.
         parse: checks a row and gives the values of its columns, the id first, the pieces last.
-        columns: name and form of each column (see :func:`teva_data.table.arrow_schema`); ``line`` is the last.
+        columns: name and form of each column (see :func:`teva_data.table.arrow_schema`): the values, ``line``, and the
+            texts of the codes where there are any.
         texts: columns whose texts make a row one that holds text.
     """
 
@@ -76,13 +77,14 @@ QUERIES = Kind(
     (
         ("query_id", "text"),
         ("query_text", "text"),
-        ("positive_document_ids", "texts"),
-        ("negative_document_ids", "texts"),
+        ("positive_document_ids", "codes"),
+        ("negative_document_ids", "codes"),
         ("positive_scores", "numbers"),
         ("negative_scores", "numbers"),
         ("prompt", "text"),
         ("pieces", "text"),
         ("line", "integer"),
+        (NAMES, "texts"),
     ),
     (1,),
 )
@@ -218,7 +220,7 @@ def _write_rows(source: Source, directory: Path, kind: Kind, reading: Reading) -
         pa.ipc.new_file(file, schema) as writer,
     ):
         for rows in _batches(source, kind, reading, kinds):
-            columns = [list(column) for column in zip(*rows, strict=True)]
+            columns = _columns(rows, kind)
             arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
             index.add(hash_ids(map(encode_id, columns[0])))
             writer.write_batch(pa.record_batch(arrays, schema=schema))
@@ -226,6 +228,18 @@ def _write_rows(source: Source, directory: Path, kind: Kind, reading: Reading) -
             progress.add(reading.bytes // 1000 - progress.count)
     index.finish()
     return {"rows": count, "in_pieces": kinds["pieces"], "kinds": {name: kinds[name] for name in ("text", *KINDS)}}
+
+
+def _columns(rows: list[tuple[Any, ...]], kind: Kind) -> list[list[Any]]:
+    """A batch by column. Ids that lists name over and over are kept once a batch, and numbers in their place."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    codes: dict[str, int] = {}
+    for at, (name, form) in enumerate(kind.columns):
+        if form == "codes":
+            columns[at] = [[codes.setdefault(each, len(codes)) for each in ids] for ids in columns[at]]
+        if name == NAMES:
+            columns.append([list(codes), *[[]] * (len(rows) - 1)])
+    return columns
 
 
 def _batches(source: Source, kind: Kind, reading: Reading, kinds: Counter[str]) -> Iterator[list[tuple[Any, ...]]]:
@@ -236,7 +250,7 @@ def _batches(source: Source, kind: Kind, reading: Reading, kinds: Counter[str]) 
     for row in source.rows(reading):
         *values, pieces = parse(row, shelf)
         size = sum([len(values[at]) for at in texts])
-        characters += size
+        characters += size + sum([32 * len(value) for value in values if type(value) is list])
         kinds["text"] += size > 0
         if pieces is not None:
             kinds["pieces"] += 1

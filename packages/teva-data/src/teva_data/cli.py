@@ -248,6 +248,7 @@ def validate(
     from .files import write_json
     from .validation import validate
 
+    limit = max(limit, 0)
     report = validate(data, split=split, decode=decode, keep=max(limit, 1000))
     for problem in report.problems[:limit]:
         print(problem)

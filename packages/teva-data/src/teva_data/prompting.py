@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from .artifact import Artifact
 from .dataset import Dataset
@@ -59,16 +60,22 @@ def training_renderer(recipe: Recipe, base: Artifact) -> Renderer:
     renderer = Renderer.from_artifact(
         base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit
     )
-    model = recipe.model
-    for role, text, most in (
-        ("query", renderer.query(""), model.query_max_length),
-        ("document", renderer.document(""), model.document_max_length),
-    ):
-        (prompt,) = renderer.tokenize([text])
-        if len(prompt) >= most:
-            # Every text would be cut down to its prompt, and all of them be the same.
-            raise RecipeError(
-                f"model.{role}_max_length: found {most}; expected more than the {len(prompt)} tokens of the prompt "
-                f"{text!r} and the special tokens"
-            )
+    _check_room(renderer, recipe)
     return renderer
+
+
+def _check_room(renderer: Renderer, recipe: Recipe) -> None:
+    """Refuse a prompt, of all or of one dataset, that fills a limit: every text would be cut down to it."""
+    model, entries = recipe.model, recipe.data.datasets or ()
+    for role, render, most in (
+        ("query", renderer.query, model.query_max_length),
+        ("document", partial(renderer.document, ""), model.document_max_length),
+    ):
+        prompts = [getattr(entry, f"{role}_prompt") for entry in entries]
+        texts = [render("", prompt) for prompt in dict.fromkeys([None, *prompts])]
+        for text, tokens in zip(texts, renderer.tokenize(texts), strict=True):
+            if len(tokens) >= most:
+                raise RecipeError(
+                    f"model.{role}_max_length: found {most}; expected more than the {len(tokens)} tokens of the prompt "
+                    f"{text!r} and the special tokens"
+                )

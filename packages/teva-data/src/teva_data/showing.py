@@ -108,6 +108,8 @@ def training_example(
         raise RecipeError("recipe, model: found both; expected one of them, since a recipe names its model")
     if step is not None and (recipe is None or step < 0):
         raise RecipeError(f"step: found {step}; expected a number from 0 on, and a recipe, whose steps these are")
+    if documents < 0:
+        raise RecipeError(f"documents: found {documents}; expected a number from 0 on")
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(dataset)
     if recipe is not None:

@@ -32,7 +32,7 @@ from .files import checksum
 from .pieces import load
 from .records import Document, Query
 from .sources import Source
-from .table import Table
+from .table import NAMES, Table
 
 BLOCK_ROWS = 4096
 """Rows that are read at once by what goes through a whole store."""
@@ -207,7 +207,7 @@ class QueryStore(Store):
         return self._slice("query_id", start, stop)
 
     def _queries(self, rows: NDArray[np.int64]) -> list[Query]:
-        columns = self._table.columns([name for name, _ in QUERIES.columns if name != "line"], rows)
+        columns = self._table.columns([name for name, _ in QUERIES.columns if name not in ("line", NAMES)], rows)
         return [
             Query(
                 query_id,

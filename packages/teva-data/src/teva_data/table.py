@@ -22,17 +22,27 @@ Column = tuple[str, str]
 Rows = NDArray[np.int64]
 
 # Buffers of each column type, depth first, as Arrow has them: v validity, o offsets (int64), d data.
-_BUFFERS = {"text": "vod", "integer": "vd", "texts": "vovod", "numbers": "vovd"}
+_BUFFERS = {"text": "vod", "integer": "vd", "texts": "vovod", "numbers": "vovd", "codes": "vovd"}
+NAMES = "named_ids"
+"""The column of texts that codes stand for: the first row of each batch holds those of the whole batch."""
 
 
 def arrow_schema(columns: Sequence[Column]) -> Any:
-    """The Arrow schema of columns (name, form): ``text`` large_string, ``integer`` int64, ``texts`` large_list of
-    large_string, ``numbers`` large_list of float64.
+    """The Arrow schema of columns (name, form).
+
+    ``text`` large_string, ``integer`` int64, ``texts`` large_list of large_string, ``numbers`` large_list of float64,
+    ``codes`` large_list of int32, numbers of texts in the column :data:`NAMES`.
     """
     import pyarrow as pa
 
     text = pa.large_string()
-    types = {"text": text, "integer": pa.int64(), "texts": pa.large_list(text), "numbers": pa.large_list(pa.float64())}
+    types = {
+        "text": text,
+        "integer": pa.int64(),
+        "texts": pa.large_list(text),
+        "numbers": pa.large_list(pa.float64()),
+        "codes": pa.large_list(pa.int32()),
+    }
     return pa.schema([(name, types[form]) for name, form in columns])
 
 
@@ -77,6 +87,7 @@ class Table:
         self._file, self._map = file, file.map
         self._integers: Any = file.array("<i8")
         self._octets: Any = file.array("<u1")
+        self._fours: Any = file.array("<i4")
         self._forms = dict(columns)
         self._first_buffer = dict(
             zip(
@@ -131,7 +142,7 @@ class Table:
         elif form == "integer":
             values = self._eights(places[:, at + 1], local).tolist()
         else:
-            values = self._lists(places[:, at + 1 :], local, texts=form == "texts")
+            values = self._lists(places, at + 1, local, form)
         if (places[:, at] >= 0).any():  # no nulls, no buffer
             for row in np.flatnonzero(~self._valid(places[:, at], local)).tolist():
                 values[row] = None
@@ -171,18 +182,27 @@ class Table:
         starts, stops = self._ends(offsets, data, local)
         return [source[start:stop].decode() for start, stop in zip(starts, stops, strict=True)]
 
-    def _lists(self, places: Rows, local: Rows, *, texts: bool) -> list[list[Any]]:
-        """Lists of texts or numbers; ``places`` are the buffers from the list's offsets on."""
-        starts, stops = self._ranges(places[:, 0], local)
+    def _lists(self, places: Rows, at: int, local: Rows, form: str) -> list[list[Any]]:
+        """Lists of a form; ``at`` is the place of the list's offsets among the buffers."""
+        starts, stops = self._ranges(places[:, at], local)
         counts = stops - starts
         ends = np.cumsum(counts)
         owner = np.repeat(np.arange(len(local)), counts)
         items = np.arange(len(owner)) - np.repeat(ends - counts, counts) + np.repeat(starts, counts)
-        if texts:
-            flat: list[Any] = self._texts(places[owner, 2], places[owner, 3], items)
+        if form == "texts":
+            flat: list[Any] = self._texts(places[owner, at + 2], places[owner, at + 3], items)
+        elif form == "numbers":
+            flat = self._eights(places[owner, at + 2], items).view(np.float64).tolist()
         else:
-            flat = self._eights(places[owner, 2], items).view(np.float64).tolist()
+            flat = self._named(places[owner], places[owner, at + 2] + items * 4)
         return [flat[end - count : end] for end, count in zip(ends.tolist(), counts.tolist(), strict=True)]
+
+    def _named(self, places: Rows, codes: Rows) -> list[str]:
+        """The texts that the codes at these places of the file stand for, each in its own batch."""
+        self._file.check(codes, codes + 4)
+        names = self._first_buffer[NAMES] + 1
+        first, _ = self._ranges(places[:, names], np.zeros(len(codes), dtype=np.int64))
+        return self._texts(places[:, names + 2], places[:, names + 3], first + self._fours[codes >> 2])
 
     def _valid(self, buffers: Rows, local: Rows) -> NDArray[np.bool_]:
         valid = buffers < 0

@@ -1,8 +1,8 @@
 """All problems of a dataset in one go, with their addresses; the dataset need not be one that can be opened.
 
 Errors are what training or evaluation stops at, or would silently get wrong. Warnings are what is often a mistake:
-contents that stand twice, texts of markup alone, test queries that are trained on. Memory is bounded: 8 bytes for each
-row and none for its text, and so many kept problems of each class.
+contents that stand twice, texts of markup alone, test queries that are trained on. Memory is bounded: two hashes of 8
+bytes for each row and none of its text, and so many kept problems of each class.
 """
 
 from __future__ import annotations
