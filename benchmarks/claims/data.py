@@ -131,7 +131,7 @@ def store_of_10m(context: Context) -> Result:
         "dict: private memory, MB": round(largest["dict"]["mb"]),
         "dict: documents/s": round(largest["dict"]["documents_per_second"]),
         "store built, s": round(largest["build_seconds"], 1),
-        "build: largest private memory, MB": round(largest["build_mb"]),
+        "build: peak resident memory, MB": round(largest["build_mb"]),
         "store / source": round(largest["store_gb"] / largest["source_gb"], 3),
         "index, bytes a document": round(largest["index_gb"] * 1e9 / sizes[-1], 1),
         "at 1B documents (line through 1M, 3M, 10M): build, h": round(billion["build_seconds"] / 3600, 1),
