@@ -257,14 +257,15 @@ def _json(path: Path) -> Iterator[tuple[str, Iterator[Row]]]:
         return
     if not isinstance(content, dict) or not isinstance(content.get("sentences"), list):
         raise DataError("no captions", file=path, expected="a list of objects, or an object with 'sentences'")
+    # A video without a split is of the one that the file is named after.
     splits = {
-        video.get("video_id"): str(video.get("split")).replace("validate", "validation")
+        str(video.get("video_id")): str(video["split"]).replace("validate", "validation")
         for video in content.get("videos") or []
-        if isinstance(video, dict)
+        if isinstance(video, dict) and video.get("split") is not None
     }
     by_split: dict[str, list[tuple[int, Any]]] = {}
     for number, sentence in enumerate(content["sentences"], start=1):
-        video = sentence.get("video_id") if isinstance(sentence, dict) else None
+        video = str(sentence.get("video_id")) if isinstance(sentence, dict) else ""
         by_split.setdefault(splits.get(video) or _split_in(path.stem), []).append((number, sentence))
     for split, sentences in by_split.items():
         yield split, (_row(sentence, path, number) for number, sentence in sentences)
