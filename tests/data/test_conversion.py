@@ -114,6 +114,7 @@ def test_judgements_without_queries_are_named_and_left_out(beir, tmp_path, caplo
         ("qrels/test.tsv", "q1\td9\t1", [r"qrels/test.tsv:7", "unknown document", "'d9'", "corpus.jsonl"]),
         ("qrels/test.tsv", "q9\td1\t1", [r"qrels/test.tsv:7", "unknown query", "'q9'", "queries.jsonl"]),
         ("qrels/test.tsv", "q1\td1", [r"qrels/test.tsv:7"]),
+        ("qrels/test.tsv", f"q1\td1\t{10**19}", [r"qrels/test.tsv:7", "field 'score': not a grade"]),
         ("queries.jsonl", '{"_id": "q1", "text": "again"}', [r"queries.jsonl:6", "duplicate id, first on line 1"]),
         ("queries.jsonl", '{"_id": "q8"}', [r"queries.jsonl:6", "'query_text': missing"]),
         ("corpus.jsonl", '{"_id": "d1", "text": "again"}', [r"corpus.jsonl:4", "duplicate id, first on line 1"]),

@@ -331,6 +331,42 @@ def test_graded_judgements_of_tevas_own_form_are_kept(tmp_path):
         convert(tmp_path / "in", tmp_path / "other")
 
 
+def test_tevas_own_form_keeps_all_that_it_has(tmp_path, caplog):
+    source = tmp_path / "in"
+    jsonl(source / "corpus.jsonl", [{"docid": "d1", "document_text": ["a", "b"]}, {"docid": "d2", "text": "c"}])
+    jsonl(source / "dev.jsonl", [{"query_id": "q", "query_text": ["x", "y"], "positive_document_ids": ["d1"]}])
+    for name, content in {
+        "qrels/dev.tsv": "query_id\tdocid\tscore\nq\td1\t3\n",
+        "qrels/alone.tsv": "query_id\tdocid\tscore\nz\td1\t3\n",
+        "top_ranked/dev.tsv": "q\td2\t1.0\n",
+        "dataset.yaml": "name: mine\nlicense: mit\nlanguages: [en]\nprompts: {query: 'find: '}\n",
+    }.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(content)
+    with caplog.at_level(logging.WARNING):
+        out = Dataset.open(convert(source, tmp_path / "out", form="parquet"))
+    assert out.card == Dataset.open(source).card
+    assert [document.pieces for document in out.corpus] == [("a", "b"), ()]
+    assert [query.pieces for query in out.queries("dev")] == [("x", "y")]
+    assert out.splits == ["dev"]
+    assert (out.path / "top_ranked/dev.tsv").read_text() == "q\td2\t1.0\n"
+    assert "judgements without queries are left out: alone" in caplog.text
+
+
+@pytest.mark.parametrize("text", [["a", " "], ["a", 1], [None]])
+def test_bad_texts_of_a_list_are_named(tmp_path, text):
+    jsonl(tmp_path / "in/corpus.jsonl", [{"docid": "d1", "text": text}])
+    jsonl(tmp_path / "in/train.jsonl", [{"query_id": "q", "query_text": "x", "positive_document_ids": ["d1"]}])
+    with refused(r"corpus.jsonl:1: (field 'text\[1\]': no|empty document)"):
+        convert(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_source_without_a_document_is_named(tmp_path):
+    jsonl(tmp_path / "train.jsonl", [{"query_id": "q", "query": "x", "positive_passages": [], "negative_passages": []}])
+    with refused(r"train.jsonl: no documents"):
+        convert(tmp_path / "train.jsonl", tmp_path / "out")
+
+
 # --- plain ---
 
 

@@ -11,6 +11,7 @@ import pytest
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
 from teva_data.records import Document, Query
+from teva_data.store import CorpusStore
 
 CORPUS = [{"docid": f"d{n}", "title": "", "document_text": f"text {n}"} for n in range(10)]
 
@@ -186,3 +187,33 @@ def test_bad_card_is_refused(data, content, told):
     (data / "dataset.yaml").write_text(content)
     with refused("dataset.yaml", *told):
         Dataset.open(data)
+
+
+def test_a_dataset_in_another_process_has_the_same_rows_or_none(write):
+    root = write("corpus.jsonl", [{"docid": "a", "text": "old"}]).parent
+    dataset = Dataset.open(root)
+    early = pickle.dumps(dataset)
+    assert dataset.corpus.get([0])[0].document_text == "old"
+    late = pickle.dumps(dataset)
+    write("corpus.jsonl", [{"docid": "a", "text": "newer"}])
+    assert Dataset.open(root).corpus.get([0])[0].document_text == "newer"
+    assert pickle.loads(early).corpus.get([0])[0].document_text == "newer"  # noqa: S301
+    with pytest.raises(DataError, match="the source changed"):
+        pickle.loads(late)  # noqa: S301
+
+
+def test_a_relative_path_holds_after_the_process_went_elsewhere(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    (root / "media").mkdir(parents=True)
+    (root / "media" / "1.png").write_bytes(b"picture")
+    (root / "corpus.jsonl").write_text('{"docid": "a", "image": "media/1.png"}\n')
+    (root / "train.jsonl").write_text('{"query_id": "q", "query_text": "t", "positive_document_ids": ["a"]}\n')
+    monkeypatch.chdir(tmp_path)
+    dataset = Dataset.open("data")
+    by_file = CorpusStore.open("data/corpus.jsonl")
+    monkeypatch.chdir("/")
+    assert dataset.queries("train")[0].query_id == "q"
+    for store in (dataset.corpus, by_file):
+        (medium,) = store.get([0])[0].media
+        assert (medium.path, medium.read()) == (f"{root}/media/1.png", b"picture")
+        assert store.address(0) == (f"{root}/corpus.jsonl", 1)

@@ -97,6 +97,11 @@ def test_msr_vtt_as_it_was_first_published(tmp_path):
     assert captions(dataset, "train") == [("0", "one", ("video0",)), ("2", "two", ("video0",))]
     assert media(dataset) == EXPECTED
     assert Dataset.open(convert(source, tmp_path / "one", splits=("test",))).splits == ["test"]
+    del content["videos"][0]["split"]
+    content["videos"][1]["split"] = None
+    (source / "train_val_videodatainfo.json").write_text(json.dumps(content))
+    without = Dataset.open(convert(source, tmp_path / "without"))
+    assert [(split, len(without.queries(split))) for split in without.splits] == [("test", 1), ("train", 3)]
 
 
 def table(path, header, rows):
@@ -230,6 +235,7 @@ def test_two_clips_of_one_name(msrvtt, tmp_path):
         ([TRAIN[0], {"caption": "x"}], r"json:2.*names no clip"),
         ([{"video_id": "video0", "caption": "x", "sen_id": 1}] * 2, r"json:2.*duplicate id, first on line 1"),
         ([TRAIN[0], "video1"], r"json:2.*not an object"),
+        ({"videos": [{"video_id": ["v"]}], "sentences": [{"video_id": ["v"], "caption": "x"}]}, r"json:1.*not an id"),
         ([], "no rows"),
         ("no list", "no captions"),
     ],

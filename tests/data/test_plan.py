@@ -415,3 +415,21 @@ def test_a_plan_can_be_sent_to_another_process(data, others):
     sent = pickle.loads(pickle.dumps(plan))  # noqa: S301 - our own bytes
     assert _joined(sent, 7, 3) == _joined(plan, 7, 1)
     assert sent.fingerprint == plan.fingerprint
+
+
+def test_corpora_that_differ_in_their_pictures_alone_are_two(tmp_path):
+    """Their files are the same byte for byte, and so are all ids."""
+    parts = []
+    for name in ("english", "french"):
+        (tmp_path / name / "media").mkdir(parents=True)
+        (tmp_path / name / "media" / "1.png").write_bytes(name.encode())
+        _write(tmp_path / name / "corpus.jsonl", [{"docid": "d1", "image": "media/1.png"}])
+        _write(tmp_path / name / "train.jsonl",
+               [{"query_id": "q", "query_text": name, "positive_document_ids": ["d1"]}])  # fmt: skip
+        parts.append(Part(Dataset.open(tmp_path / name)))
+    batch = BatchPlan(parts, batch_size=2, negatives=0, seed=1).batch(0)
+    shown = [batch.documents[column].media[0].read().decode() for column in batch.positives.tolist()]
+    assert shown == [query.query_text for query in batch.queries]
+    assert sorted(shown) == ["english", "french"]
+    again = BatchPlan([parts[0], parts[0]], batch_size=2, negatives=0, seed=1).batch(0)
+    assert again.document_count == 1

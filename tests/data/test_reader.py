@@ -7,13 +7,15 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from teva_data.conversion.table_files import read_table
 
 from teva_data.errors import DataError
 from teva_data.files import checksum
-from teva_data.reader import Tap, read_lines, read_rows
+from teva_data.reader import Tap, read_lines, read_parquet, read_rows
 
 RECORD = '{"docid": "a", "text": "é"}'
 
@@ -144,3 +146,21 @@ def test_lines_are_those_of_python(tmp_path_factory, lines):
     if expected[0][1].startswith("\ufeff"):
         expected[0] = (1, expected[0][1][1:])
     assert list(read_lines(path)) == expected
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "x.parquet"
+    columns = [pa.array(["1"]), pa.array(["first"]), pa.array(["last"])]
+    pq.write_table(pa.table(columns, names=["docid", "text", "text"]), path)
+    for read in (read_parquet, read_table):
+        with pytest.raises(DataError, match=r"x\.parquet: .*two columns have the name 'text'"):
+            list(read(path))
+
+
+def test_a_date_that_python_does_not_have_is_an_error_with_the_file(tmp_path):
+    path = tmp_path / "x.parquet"
+    times = pa.array([-(10**17)], pa.timestamp("us"))
+    pq.write_table(pa.table({"docid": ["1"], "text": ["t"], "when": times}), path)
+    for read in (read_parquet, read_table):
+        with pytest.raises(DataError, match=r"x\.parquet: cannot be read"):
+            list(read(path))

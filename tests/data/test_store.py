@@ -244,3 +244,14 @@ def test_damaged_checksums_are_found_by_verify(write):
     sums.write_bytes(bytes(len(sums.read_bytes())))
     with pytest.raises(DataError, match=r"rows\.arrow\.checks: the file is damaged"):
         store.verify()
+
+
+def test_a_store_that_was_built_again_is_not_taken_for_the_old_one(write):
+    path = write("corpus.jsonl", [{"docid": n, "text": f"old {n}"} for n in range(3)])
+    old = CorpusStore.open(path)
+    sent = pickle.dumps(old)
+    write("corpus.jsonl", [{"docid": 2 - n, "text": f"a newer {2 - n}"} for n in range(3)])
+    assert CorpusStore.open(path).fingerprint != old.fingerprint
+    assert old.get([0])[0].document_text == "old 0"
+    with pytest.raises(DataError, match=r"corpus\.jsonl: the source changed"):
+        pickle.loads(sent)  # noqa: S301

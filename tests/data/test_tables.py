@@ -236,6 +236,14 @@ def test_compressed_archive_is_named(with_media):
         ({"x.jsonl": jsonl(ROWS)[:-4]}, r"x.jsonl:5: malformed JSON"),
         ({"x.parquet": parquet([{"a": 1}])[:4]}, "cannot be read"),
         ({"x.jsonl": b""}, "no rows"),
+        (
+            {f"data/train-0000{at}-of-00003.jsonl": jsonl(ROWS) for at in (0, 2)},
+            r"set/data: parts of a table are missing.*found '2 of 3'; expected train-00001-of-00003",
+        ),
+        (
+            {"README.md": CARD.encode(), "corpus/part-00002-of-00003.parquet": parquet(ROWS)},
+            r"parts of a table are missing.*found '1 of 3'; expected part-00001-of-00003",
+        ),
         ({"x.jsonl": jsonl(ROWS), "x.jsonl.gz": gzip.compress(jsonl(ROWS))}, "the same file twice"),
         ({"README.md": b"---\nconfigs: [}\n---\n", "x.jsonl": jsonl(ROWS)}, "README.md: the YAML"),
         ({"README.md": CARD.encode(), "queries.parquet": b""}, "no file of the config 'corpus'"),

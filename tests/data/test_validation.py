@@ -235,6 +235,21 @@ def test_layout(data, write):
         validate(data / "train.jsonl")
 
 
+def test_two_files_of_judgements_for_one_split(data):
+    whole = (data / "qrels" / "test.tsv").read_bytes()
+    (data / "qrels" / "test.tsv.gz").write_bytes(gzip.compress(whole))
+    assert told(validate(data)) == {("layout", "test.tsv.gz", None, None)}
+    with pytest.raises(DataError, match="two files of judgements"):
+        Dataset.open(data).qrels("test")
+
+
+def test_progress_tells_all_that_was_read(data, caplog):
+    (data / "corpus.jsonl").write_text("".join(json.dumps({**each, "x": "y" * 1000}) + "\n" for each in CORPUS))
+    with caplog.at_level("INFO"):
+        validate(data)
+    assert "read corpus.jsonl: 10 kB" in caplog.text
+
+
 def test_empty_files(tmp_path):
     assert validate(tmp_path).counts == {"layout": 1}
     (tmp_path / "corpus.jsonl").touch()

@@ -58,7 +58,7 @@ class Dataset:
     """A dataset on disk. Make one with :meth:`open`; stores are built when they are first asked for.
 
     Attributes:
-        path: the directory.
+        path: the directory, absolute.
         card: what ``dataset.yaml`` says.
         splits: names of the query files, sorted.
     """
@@ -78,7 +78,8 @@ class Dataset:
             DataError: it is no directory, it has not exactly one corpus file, a split has two files, or
                 ``dataset.yaml`` is wrong.
         """
-        path = Path(path)
+        # Not relative to a directory that the process, or another one that it hands the dataset to, may leave.
+        path = Path(path).absolute()
         if not path.is_dir():
             raise DataError(
                 "not a dataset", file=path, found="a file" if path.exists() else "nothing",
@@ -192,7 +193,9 @@ class Dataset:
         )  # fmt: skip
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dataset, (self.path, self.card, self._corpus_source, self._query_sources)
+        # With the stores that are open, so that the other process has the same rows or an error, never newer ones.
+        opened = {"_corpus": self._corpus, "_queries": self._queries}
+        return Dataset, (self.path, self.card, self._corpus_source, self._query_sources), opened
 
     def __repr__(self) -> str:
         return f"Dataset({str(self.path)!r}, splits={self.splits})"

@@ -157,9 +157,10 @@ class BatchPlan:
             "batch_size": batch_size, "seed": seed, "mixing": mixing, "mixing_temperature": mixing_temperature,
             "batches": batches, **sampling, "score_temperature": score_temperature, "negatives": self._wanted,
         }  # fmt: skip
-        self._corpora = {part.dataset.fingerprint(): part.dataset.corpus for part in parts}
+        corpora = [_corpus_name(part, parts) for part in parts]
+        self._corpora = {name: part.dataset.corpus for name, part in zip(corpora, parts, strict=True)}
         # What makes documents of one id the same: corpus and prompt.
-        self._sources = [(part.dataset.fingerprint(), part.document_prompt) for part in parts]
+        self._sources = [(name, part.document_prompt) for name, part in zip(corpora, parts, strict=True)]
 
     @classmethod
     def of(cls, dataset: Dataset, split: str, *, batch_size: int, negatives: int, seed: int) -> BatchPlan:
@@ -306,6 +307,19 @@ def modality(part: Part) -> str:
     """The kinds that a dataset's queries and documents have, as one name: ``text``, ``image+text``."""
     stores: list[CorpusStore | QueryStore] = [part.dataset.corpus, part.dataset.queries(part.split)]
     return "+".join(sorted({kind for store in stores for kind, count in store.kinds.items() if count}))
+
+
+def _corpus_name(part: Part, parts: Sequence[Part]) -> str:
+    """Equal for parts whose corpora are the same.
+
+    Of texts that is told by their bytes. The fingerprint of a corpus with media knows where they lie in the dataset's
+    directory and not what they show, so such corpora are the same in one directory alone.
+    """
+    name, kinds = part.dataset.fingerprint(), part.dataset.corpus.kinds
+    if not any(count for kind, count in kinds.items() if kind != "text"):
+        return name
+    here = part.dataset.path.resolve()
+    return f"{name} {next(at for at, other in enumerate(parts) if other.dataset.path.resolve() == here)}"
 
 
 def _checked(part: Part) -> QueryStore:

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -142,11 +142,12 @@ def read_parquet(path: str | Path, problems: list[DataError] | None = None) -> I
     number = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            refuse_twice(file.schema_arrow.names)
             for batch in file.iter_batches(PARQUET_ROWS):
                 for record in batch.to_pylist():
                     number += 1
                     yield Row(record, path, number)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # a date may be one that Python has not
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         bad.note(
             DataError(
@@ -157,6 +158,16 @@ def read_parquet(path: str | Path, problems: list[DataError] | None = None) -> I
         return
     if not number:
         bad.note(DataError("no rows", file=path, expected="at least one row"))
+
+
+def refuse_twice(names: Sequence[str]) -> None:
+    """Refuse columns of one name, of which a row would keep the last.
+
+    Raises:
+        ValueError: two columns have one name.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError(f"two columns have the name {next(name for name in names if names.count(name) > 1)!r}")
 
 
 class _Bad:

@@ -46,6 +46,7 @@ class Store:
     Args:
         directory: the store.
         source: what it was made of, for addresses and media.
+        fingerprint: of the store that is meant, where the directory may hold a newer one by now.
 
     Attributes:
         fingerprint: checksum of the source's bytes.
@@ -54,10 +55,16 @@ class Store:
 
     kind: Kind
 
-    def __init__(self, directory: Path, source: Source) -> None:
+    def __init__(self, directory: Path, source: Source, fingerprint: str | None = None) -> None:
         manifest = read_manifest(directory, self.kind)
         if manifest is None:
             raise DataError("not a whole store of this version", file=directory, hint="Remove the directory")
+        if fingerprint not in (None, manifest["source"]["checksum"]):
+            # Rows of the old store are other rows in the new one.
+            raise DataError(
+                "the source changed, and its store was built again, while another process has the old one open",
+                file=source.path, hint="Start again with the data as it is now",
+            )  # fmt: skip
         self.directory, self.source = directory, source.path
         self.fingerprint: str = manifest["source"]["checksum"]
         self.kinds: dict[str, int] = manifest["kinds"]
@@ -78,14 +85,14 @@ class Store:
         Raises:
             DataError: a row is bad.
         """
-        source = source if isinstance(source, Source) else Source.of(source)
+        source = source if isinstance(source, Source) else Source.of(Path(source).absolute())
         return cls(ensure_store(source, cls.kind), source)
 
     def __len__(self) -> int:
         return self._count
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.directory, self._source)
+        return type(self), (self.directory, self._source, self.fingerprint)
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each id, int64 [N]; -1 for an unknown id."""

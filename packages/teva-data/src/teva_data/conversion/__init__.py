@@ -208,6 +208,11 @@ def write_dataset(
     ):
         writer.card(**{"name": tables.name, **(card or {})})
         _layout(layout).convert(tables, writer, options)
+        if not writer.documents:
+            raise DataError(
+                "no documents", file=tables.path or tables.name, expected="one document at least",
+                hint=f"Is it in the layout {layout!r}, and are its rows those of the splits that are wanted?",
+            )  # fmt: skip
         counts = f"{writer.documents:,} documents"
         for split, count in writer.queries.items():
             counts += f", {split}: {count:,} queries"

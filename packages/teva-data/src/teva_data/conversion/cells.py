@@ -69,6 +69,32 @@ def text(row: Row, names: Sequence[str], *, needed: bool = False) -> str:
     return unicode(row, name, value)
 
 
+def content(row: Row, names: Sequence[str], *, needed: bool = False) -> str | list[str | None]:
+    """A text, or a list of texts and of None for places without one, as a document of several pieces has it.
+
+    Args:
+        row: the row.
+        names: fields that may hold it; the first with a value counts.
+        needed: a text that is missing or blank is an error.
+
+    Raises:
+        DataError: it is missing though needed, neither a string nor a list of strings, or a text of a list is blank.
+    """
+    name = field_of(row, names)
+    value = None if name is None else row.record[name]
+    if name is None or not isinstance(value, list):
+        return text(row, names, needed=needed)
+    items: list[str | None] = [
+        None
+        if item is None
+        else text(Row({f"{name}[{at}]": item}, row.file, row.line), (f"{name}[{at}]",), needed=True)
+        for at, item in enumerate(value)
+    ]
+    if needed and not any(items):
+        raise row.error("no text", name, value, "one text at least", "Give it a text or remove the row")
+    return items
+
+
 def texts(row: Row, field: str) -> list[str]:
     """A list of texts, each not empty; a single text is a list of one; [] where there is no value.
 
@@ -122,16 +148,19 @@ def score(row: Row, field: str, value: Any) -> float:
 
 
 def grade(row: Row, names: Sequence[str]) -> int:
-    """A whole number: a grade of relevance, as a number or as its text."""
+    """A whole number of 64 bits at most: a grade of relevance, as a number or as its text."""
     name = field_of(row, names)
     if name is None:
         raise _missing(row, names)
     value = row.record[name]
     with contextlib.suppress(ValueError, OverflowError):
+        found = None
         if type(value) is int or (isinstance(value, str) and value.strip().lstrip("+-").isdecimal()):
-            return int(value)
-        if isinstance(value, float | str) and (number := float(value)).is_integer():
-            return int(number)
+            found = int(value)
+        elif isinstance(value, float | str) and (number := float(value)).is_integer():
+            found = int(number)
+        if found is not None and -(1 << 63) <= found < 1 << 63:
+            return found
     raise row.error("not a grade", name, value, "an integer")
 
 

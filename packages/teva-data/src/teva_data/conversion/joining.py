@@ -117,12 +117,12 @@ def copy_corpus(tables: Tables, rows: Iterable[Row], writer: DatasetWriter, fiel
     for row in rows:
         docid = prefix + cells.identifier(row, fields.docid)
         seen.add(docid, row, cells.field_of(row, fields.docid) or fields.docid[0])
-        title, text = cells.text(row, fields.title), cells.text(row, fields.text, needed=named)
+        title, text = cells.text(row, fields.title), cells.content(row, fields.text, needed=named)
         media = cells.pieces(tables, row, under=fields.under) if fields.media else {}
         if fields.modalities:
             media = {kind: value for kind, value in media.items() if kind in fields.modalities}
             title, text = (title, text) if "text" in fields.modalities else ("", "")
-        if not (text.strip() or title.strip() or media):
+        if not (any(text) if isinstance(text, list) else text.strip()) and not (title.strip() or media):
             raise row.error(
                 "empty document", found=docid, expected="a title, a text or a medium",
                 hint="Give it one or remove the line",

@@ -14,7 +14,7 @@ from typing import Any
 
 from teva_data.errors import DataError
 from teva_data.progress import Progress
-from teva_data.reader import COMPRESSIONS, Tap, read_lines, read_rows
+from teva_data.reader import COMPRESSIONS, Tap, read_lines, read_rows, refuse_twice
 from teva_data.records import Row
 from teva_data.writing.incoming import MediaBytes, ending_of
 
@@ -85,10 +85,11 @@ def _numbered(batches: Iterator[Any], path: Path) -> Iterator[Row]:
     number = 0
     try:
         for batch in batches:
+            refuse_twice(batch.schema.names)
             for record in batch.to_pylist():
                 number += 1
                 yield Row({field: media_value(value, number) for field, value in record.items()}, path, number)
-    except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
+    except (OSError, ValueError, OverflowError) as error:  # pyarrow's are kinds of these; dates that Python has not
         raise DataError(
             f"cannot be read after row {number}: {error}", file=path, hint="Is the file whole, and what it is named?"
         ) from error

@@ -25,7 +25,7 @@ from .table_files import ENDINGS, read_table, table_stem
 
 DEFAULT, TRAIN = "default", "train"
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
+_SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?$")
 
 
 class Tables(ABC):
@@ -293,7 +293,10 @@ def _matching(directory: Path, patterns: list[str]) -> list[Path]:
     for pattern in patterns:
         if relative_path(pattern) is None:
             raise DataError("the path leaves the directory", file=directory / "README.md", found=pattern)
-        files += sorted(path for path in directory.glob(pattern) if path.is_file() and table_stem(path) is not None)
+        found = sorted(path for path in directory.glob(pattern) if path.is_file() and table_stem(path) is not None)
+        if "*" in pattern:  # shards that are named one by one are those that are meant
+            _refuse_gaps(directory, pattern, "*", found)
+        files += found
     return files
 
 
@@ -318,6 +321,7 @@ def _by_names(directory: Path) -> dict[str, _Splits]:
     for name, splits in tables.items():
         for split, files in splits.items():
             _refuse_twice(directory, name, split, files)
+            _refuse_gaps(directory, name, split, files)
     return tables
 
 
@@ -328,6 +332,22 @@ def _refuse_twice(directory: Path, name: str, split: str, files: list[Path]) -> 
             f"the same file twice ({name}, {split})", file=directory, found=[file.name for file in files],
             expected="one of them",
         )  # fmt: skip
+
+
+def _refuse_gaps(directory: Path, name: str, split: str, files: list[Path]) -> None:
+    """Of ``train-00000-of-00003`` and its like all must be there: a download that stopped leaves some out."""
+    there: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        stem = table_stem(file) or ""
+        if match := _SHARD.search(stem):
+            there.setdefault((file.parent, stem[: match.start()], int(match["count"])), set()).add(int(match["number"]))
+    for (folder, stem, count), numbers in there.items():
+        first = 0 if 0 in numbers else 1
+        if missing := sorted({*range(first, first + count)} - numbers):
+            raise DataError(
+                f"parts of a table are missing ({name}, {split})", file=folder, found=f"{len(numbers)} of {count}",
+                expected=f"{stem}-{missing[0]:05}-of-{count:05} too", hint="Did a download stop half-way?",
+            )  # fmt: skip
 
 
 def _split_of(file: Path) -> str:

@@ -67,7 +67,7 @@ def validate(path: str | Path, *, split: str | None = None, decode: bool = False
         )  # fmt: skip
     report = Report(directory, keep)
     sources = _sources(directory, report)
-    judged = {place.name.removesuffix(".gz").removesuffix(".tsv"): place for place in _qrels_files(directory)}
+    judged = _qrels_files(directory, report)
     if split is not None and split not in sources and split not in judged:
         known = sorted((set(sources) | set(judged)) - {CORPUS})
         raise DataError("unknown split", file=directory, found=split, expected=f"one of {known}")
@@ -164,6 +164,7 @@ class _Check:
                             progress.add(reading.bytes // 1000 - progress.count)
                 except DataError as error:  # the file itself: gone, or changed meanwhile
                     self.report.add("malformed", error)
+            progress.add(reading.bytes // 1000 - progress.count)
         self.report.rows[source.path.name] = count
 
     def _row(self, row: Row, parse: Callable[[Row], tuple[Any, ...]], text: Sequence[str]) -> bool:
@@ -292,9 +293,20 @@ def _sources(directory: Path, report: Report) -> dict[str, Source]:
     return sources
 
 
-def _qrels_files(directory: Path) -> list[Path]:
-    places = sorted((directory / "qrels").glob("*")) if (directory / "qrels").is_dir() else []
-    return [place for place in places if place.name.endswith((".tsv", ".tsv.gz")) and place.is_file()]
+def _qrels_files(directory: Path, report: Report) -> dict[str, Path]:
+    """The judgements of each split; of two files for one split the first, and a problem."""
+    found: dict[str, Path] = {}
+    for place in sorted((directory / "qrels").glob("*")):
+        if not place.name.endswith((".tsv", ".tsv.gz")) or not place.is_file():
+            continue
+        first = found.setdefault(place.name.removesuffix(".gz").removesuffix(".tsv"), place)
+        if first != place:
+            error = DataError(
+                "two files of judgements for one split", file=place, expected=f"{first.name} alone, or this one",
+                hint="Remove the one that is out of date",
+            )  # fmt: skip
+            report.add("layout", error)
+    return found
 
 
 def _check_card(path: Path, report: Report) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable
 
 from teva_data.conversion import Options, cells
 from teva_data.conversion.joining import JUDGED_QUERY, Fields, copy_corpus, judgement_rows, parts, read_judgements
 from teva_data.conversion.seen import Judged, SeenIds
 from teva_data.conversion.tables import TRAIN, Tables
+from teva_data.dataset import CARD, read_card
 from teva_data.errors import DataError
 from teva_data.records import Row
 from teva_data.writing import DatasetWriter
 
 logger = logging.getLogger(__name__)
 
-CORPUS, QRELS = "corpus", "qrels"
+CORPUS, QRELS, TOP_RANKED = "corpus", "qrels", "top_ranked"
 POSITIVES, NEGATIVES = ("positive_document_ids",), ("negative_document_ids",)
 
 
@@ -32,25 +34,48 @@ def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
 
     The documents are the table ``corpus`` of the source, or ``options.corpus``. Texts may be called ``document_text``
     (as Tevatron's documentation has it) or ``text`` (as its code reads), media alike. The judgements of a split are
-    kept where the source has some; else, the positives of splits other than ``train`` become judgements.
+    kept where the source has some; else, the positives of splits other than ``train`` become judgements. Of teva's own
+    form the card (``dataset.yaml``) and the runs (``top_ranked``) come along.
 
     Raises:
-        DataError: there is no corpus, a row is bad, an id stands twice, or a query names a document that is not there.
+        DataError: there is no corpus, a row is bad, an id stands twice, a query names a document that is not there, or
+            the card is wrong.
     """
+    _copy_card(tables, writer)
     under = "" if options.assets is None else options.assets.as_posix()
     fields = Fields(modalities=options.modalities, under=under).told(options.query_field, options.document_field)
     documents, name = _corpus(tables, options)
     rows = documents.rows(name)
     judged = QRELS in tables.names()
     with copy_corpus(documents, rows, writer, fields, named=options.document_field is not None) as ids:
-        without = {QRELS} if options.corpus is not None else {QRELS, CORPUS}
-        for split, (table, part) in parts(tables, options, without=without).items():
+        without = {QRELS, TOP_RANKED} if options.corpus is not None else {QRELS, TOP_RANKED, CORPUS}
+        splits = parts(tables, options, without=without)
+        for split, (table, part) in splits.items():
             graded = judged and part in tables.splits(QRELS)
             _copy_split(
                 tables, writer, split, tables.rows(table, part), ids, fields, as_qrels=not graded and split != TRAIN
             )
             if graded:
                 _copy_qrels(tables, writer, split, part, ids)
+            if TOP_RANKED in tables.names() and part in tables.splits(TOP_RANKED):
+                _copy_runs(tables, writer, split, part)
+    judged_splits = tables.splits(QRELS) if judged else []
+    if alone := {part for part in judged_splits if options.wants(part)} - {part for _, part in splits.values()}:
+        logger.warning("%s: judgements without queries are left out: %s", tables.name, ", ".join(sorted(alone)))
+
+
+def _copy_card(tables: Tables, writer: DatasetWriter) -> None:
+    """What the card of a dataset in teva's own form says; without it, training would go without its prompts."""
+    if tables.path is not None and tables.path.is_dir():
+        card = read_card(tables.path / CARD).model_dump(exclude_defaults=True, exclude_none=True)
+        writer.card(**{name: value for name, value in card.items() if name != "schema_version"})
+
+
+def _copy_runs(tables: Tables, writer: DatasetWriter, split: str, part: str) -> None:
+    for file in tables.files(TOP_RANKED, part):
+        place = writer.directory / TOP_RANKED / file.name.replace(part, split, 1)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
 
 
 def _corpus(tables: Tables, options: Options) -> tuple[Tables, str]:
@@ -86,14 +111,11 @@ def _copy_split(
             query_id = cells.identifier(row, fields.query_id)
             seen.add(query_id, row, cells.field_of(row, fields.query_id) or fields.query_id[0])
             media = cells.pieces(tables, row)
-            text = cells.field_of(row, fields.query)
-            value = row.record[text] if text and isinstance(row.record[text], list) else None
             positives, negatives = _known(row, POSITIVES, ids), _known(row, NEGATIVES, ids)
             kept = {docid: score for docid, score in negatives[0].items() if docid not in positives[0]}
             clashes += len(negatives[0]) - len(kept)
             writer.query(
-                split, query_id, value or cells.text(row, fields.query, needed=not media),
-                list(positives[0]), list(kept),
+                split, query_id, cells.content(row, fields.query, needed=not media), list(positives[0]), list(kept),
                 positive_scores=list(positives[0].values()) if positives[1] else None,  # type: ignore[arg-type]
                 negative_scores=list(kept.values()) if negatives[1] else None,  # type: ignore[arg-type]
                 prompt=cells.text(row, ("prompt",)) if row.record.get("prompt") is not None else None, **media,
