@@ -461,3 +461,10 @@ def test_same_source_through_files_and_through_datasets(tmp_path):
     for name in ("corpus.jsonl", "train.jsonl"):
         assert (tmp_path / "hub" / name).read_bytes() == (here / name).read_bytes()
     assert texts_of(Dataset.open(here)) == v1_expected(rows)[0]
+
+
+def test_recognising_a_layout_tells_of_no_reading(v2, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        convert(v2, tmp_path / "out")
+    told = [record.getMessage() for record in caplog.records]
+    assert "read in the layout 'tevatron-v2'" in told[0]

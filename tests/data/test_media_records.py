@@ -105,6 +105,8 @@ def test_a_query_may_be_a_recording(root):
         ({"file": "media/a.png", "offset": 5, "length": 5}, ["the file is shorter than that", "within the 9 bytes"]),
         ({"file": "media/a.png", "offset": 9}, ["no bytes there"]),
         ({"bytes": "xx", "path": None}, ["bytes inside the row", "teva-data convert"]),
+        ({"bytes": 5}, ["bytes inside the row", "found 5"]),
+        ("a" * 5000, ["no such file"]),
         (["media/a.png", "media/none.png"], ["no such file"]),
     ],
 )

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from teva_data.conversion.table_files import read_table
 
+from teva_data.conversion.table_files import read_table
 from teva_data.errors import DataError
 from teva_data.files import checksum
 from teva_data.reader import Tap, read_lines, read_parquet, read_rows

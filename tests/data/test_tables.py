@@ -212,6 +212,7 @@ def test_paths_are_found_in_the_directory_and_in_archives(with_media):
     assert media({"file": "images/a.png", "offset": 8, "length": 4}) == MediaFile(with_media / "images/a.png", 8, 4)
     for bad, told in [
         ("/etc/passwd", "leaves the source"), ("images/../../x", "leaves the source"), ("images/c.png", "no such file"),
+        ("a" * 5000, "no such file"),
         (5, "not a piece of media"), ({"file": "../x", "offset": 0, "length": 1}, "leaves the source"),
         ({"file": "images/a.png", "offset": -1, "length": 1}, "not the address"),
     ]:  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -30,7 +31,8 @@ class Archives:
             beside: another directory to start from, looked at first.
         """
         for start in (beside, self._directory):
-            if start is not None and (start / path).is_file():
+            # False, where Path.is_file raises for a name that is too long.
+            if start is not None and os.path.isfile(start / path):  # noqa: PTH113
                 return MediaFile(start / path)
         if self._members is None:
             self._members = {}

@@ -102,7 +102,7 @@ def _stem(name: str) -> str:
 def recognise(tables: Tables) -> str | None:
     """Rows with a caption and the name of a clip."""
     with suppress(DataError):
-        for _, rows in _sources(tables, ()):
+        for _, rows in _sources(tables, (), quiet=True):
             columns = set(next(rows).record)
             captions, clips = columns.intersection(CAPTION), columns.intersection(CLIP_ID)
             # An image with a caption is no clip, and a query with positives is another layout.
@@ -229,7 +229,7 @@ def _missing(row: Row, names: list[str], clips: Clips) -> DataError:
     )  # fmt: skip
 
 
-def _sources(tables: Tables, wanted: tuple[str, ...]) -> Iterator[tuple[str, Iterator[Row]]]:
+def _sources(tables: Tables, wanted: tuple[str, ...], *, quiet: bool = False) -> Iterator[tuple[str, Iterator[Row]]]:
     """Rows by split; a split may come several times, from the sentences of several files."""
     lists: dict[str, Path] = {}
     for path in _json_files(tables.path):
@@ -248,7 +248,7 @@ def _sources(tables: Tables, wanted: tuple[str, ...]) -> Iterator[tuple[str, Ite
     for name in tables.names():
         for split in tables.splits(name):
             if not wanted or split in wanted:
-                yield split, tables.rows(name, split)
+                yield split, tables.rows(name, split, quiet=quiet)
 
 
 def _json_files(path: Path | None) -> list[Path]:
