@@ -210,6 +210,22 @@ class TrainSection(Section):
     log_every: int = Field(10, ge=1, description="steps between two lines of the metrics log")
     save_every: int = Field(100, ge=1, description="steps between two checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept")
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between two measurements of nDCG@10; the best step's weights are exported"
+    )
+    eval_split: str = Field("dev", description="the judged queries that are measured, of the training data's directory")
+    eval_queries: int = Field(1000, ge=1, description="of the split at most")
+    eval_documents: int = Field(
+        20_000, ge=1, description="searched at most: those judged relevant, and others of the corpus"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="measurements without a better one after which training ends; empty: it never does"
+    )
+
+    @model_validator(mode="after")
+    def _measured(self) -> TrainSection:
+        _expect(self.patience is None or self.eval_every is not None, "patience", "of no use without eval_every")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:

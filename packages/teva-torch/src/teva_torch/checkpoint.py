@@ -60,6 +60,13 @@ def prune(directory: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
+def prune_after(directory: Path, step: int) -> None:
+    """Remove the checkpoints of steps after ``step``."""
+    for path in directory.glob("step-*"):
+        if (name := _NAME.fullmatch(path.name)) and int(name[1]) > step:
+            shutil.rmtree(path)
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """``state.json`` of a checkpoint.
 

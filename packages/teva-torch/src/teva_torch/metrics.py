@@ -39,6 +39,41 @@ class MetricsLog:
         self._file.close()
 
 
+class History:
+    """What a run has logged: all that a resumed run needs to know of the steps before.
+
+    Args:
+        path: the metrics log.
+        start: steps done; later lines do not count.
+        measure: the key of what is to become large, where it is measured.
+
+    Attributes:
+        loss: of the last line; NaN before the first.
+        best: ``step`` and the measure where it was largest, the first of equals; None where none is measured.
+        since_best: measurements after the best one.
+    """
+
+    def __init__(self, path: Path, start: int, measure: str) -> None:
+        self.measure, self.loss = measure, math.nan
+        self.best: dict[str, float] | None = None
+        self.since_best = 0
+        for row in read_metrics(path):
+            if row["step"] <= start:
+                self.add(row)
+
+    def add(self, row: dict[str, Any]) -> bool:
+        """Note one more line; whether it has a better measurement than all before it."""
+        self.loss = float(row["loss"])
+        if self.measure not in row:
+            return False
+        self.since_best += 1
+        most = -math.inf if self.best is None else self.best[self.measure]
+        if not row[self.measure] > most:  # so that NaN is never the best
+            return False
+        self.best, self.since_best = {"step": row["step"], self.measure: row[self.measure]}, 0
+        return True
+
+
 class Interval:
     """Sums between two lines of the metrics log."""
 

@@ -37,11 +37,12 @@ from . import checkpoint, parity
 from .caching import BatchGradient, Passes
 from .device import choose_device
 from .distributed import ProcessError, Processes, join
+from .evaluation import MEASURE, Evaluation
 from .export import export
 from .feed import Feed, TokenBatch
 from .guards import TrainingError, gradient_not_finite, memory
 from .losses import build_loss
-from .metrics import Interval, MetricsLog, draw_loss, read_metrics
+from .metrics import History, Interval, MetricsLog, draw_loss
 from .model import Retriever
 from .optim import learning_rate, make_optimizer
 from .recipe import read_recipe, torch_section
@@ -56,14 +57,16 @@ class TrainResult:
     Attributes:
         artifact: the model.
         output: the run's directory.
-        steps: optimiser steps in all.
+        steps: optimiser steps in all; fewer than the recipe's where training ended early.
         loss: mean loss of the last logged interval.
+        best: ``step`` and ``nDCG@10`` of the weights in the artifact, where ``train.eval_every`` is set.
     """
 
     artifact: Artifact
     output: Path
     steps: int
     loss: float
+    best: dict[str, float] | None = None
 
 
 def train(
@@ -146,7 +149,8 @@ class _Run:
     """One run: what it is made of, and its loop."""
 
     def __init__(self, recipe: Recipe, output: Path, overwrite: bool, processes: Processes) -> None:
-        self.output, self.checkpoints, self.processes = output, output / "checkpoints", processes
+        self.output, self.processes = output, processes
+        self.checkpoints, self.best = output / "checkpoints", output / "best"
         base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
         datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
         self.recipe = recipe = resolve(recipe, base, datasets)
@@ -166,6 +170,8 @@ class _Run:
         self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
         torch.manual_seed(self.settings.seed)
         self.model = Retriever.for_training(base, recipe, self.device)
+        every = self.settings.eval_every
+        self.evaluation = Evaluation(recipe, datasets, self.renderer, processes) if every else None
         self.gradient = BatchGradient(self.model, loss, self._passes(), processes)
         self.trained = self.gradient.module
         self.optimizer = make_optimizer(self.trained, self.settings, self.options.optimizer)
@@ -206,13 +212,16 @@ class _Run:
     def _prepare_output(self) -> None:
         """Remove what is to be overwritten and what kills left behind; only now that everything else has loaded."""
         if self.overwrite:
-            for old in (self.checkpoints, self.output / "artifact"):
+            for old in (self.checkpoints, self.best, self.output / "artifact"):
                 shutil.rmtree(old, ignore_errors=True)
             (self.output / "metrics.jsonl").unlink(missing_ok=True)
         # By name: the output may be a directory that holds other people's hidden files too.
         for name in ("artifact", "metrics.jsonl", "recipe.yaml", "loss.png"):
             remove_leftovers(self.output, name)
-        remove_leftovers(self.checkpoints, "step-????????")
+        for directory in (self.checkpoints, self.best):
+            remove_leftovers(directory, "step-????????")
+        # Measured after the step that is gone on from, by a run that was killed: it will be measured again.
+        checkpoint.prune_after(self.best, self.start)
 
     def go(self) -> TrainResult:
         """Train from where the run stands, export, and say what came out."""
@@ -229,11 +238,16 @@ class _Run:
         changing = (parameter.detach() for parameter in self.trained.parameters() if parameter.requires_grad)
         self.processes.broadcast([*changing, *self.trained.buffers()])
         self._tell()
-        loss = self._loop()
+        steps, loss, history = self._loop()
+        best = history.best
         with self.processes.together():
             if self.processes.main:
-                self._export(loss)
-        return TrainResult(Artifact.load(self.output / "artifact"), self.output, self.total, loss)
+                if best is not None:
+                    path = self.best / f"step-{int(best['step']):08}"
+                    checkpoint.read_state(path)  # that it is there, and whole
+                    checkpoint.restore(path, self.trained, self.optimizer)
+                self._export(steps, loss, best)
+        return TrainResult(Artifact.load(self.output / "artifact"), self.output, steps, loss, best)
 
     def _same_everywhere(self) -> None:
         """Refuse to train one model on two sets of data, or from two places."""
@@ -264,7 +278,7 @@ class _Run:
         )  # fmt: skip
         _tell_mixture(self.plan, self.total * self.settings.accumulate)
 
-    def _export(self, loss: float) -> None:
+    def _export(self, steps: int, loss: float, best: dict[str, float] | None) -> None:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
         artifact = export(
             self.model.eval(), self.renderer, self.recipe, self.output / "artifact",
@@ -272,33 +286,46 @@ class _Run:
                 "run": self.identity,
                 "data": _data_record(self.plan),
                 "base": {"name": self.base.name, "revision": self.base.revision, "fingerprint": self.base.fingerprint},
-                "steps": self.total,
+                "steps": steps,
                 "loss": loss,
+                **({} if best is None else {"best": best}),
             },
             texts=parity.sample_texts(self.plan, self.renderer),
         )  # fmt: skip
         logger.info("artifact: %s", artifact.path)
 
-    def _loop(self) -> float:
-        """All steps from the first that is missing; the mean loss of the last logged interval."""
+    def _loop(self) -> tuple[int, float, History]:
+        """All steps from the first that is missing: how many are done, the mean loss of the last logged interval."""
         settings, every = self.settings, self.settings.accumulate
         feed = Feed(self.plan, self.renderer, self.recipe, self.processes.rank, self.processes.world)
         items = feed.batches(self.start * every, self.total * every)
         queries = settings.batch_size * every
-        interval = Interval(self._last_loss())
+        history = History(self.output / "metrics.jsonl", self.start, MEASURE)
+        interval, done = Interval(history.loss), self.start
         self.trained.train()
         with self._log() as (log, progress):
             for step in range(self.start, self.total):
+                if settings.patience is not None and history.since_best >= settings.patience:
+                    logger.info("ends after step %d: %d measurements without a better one", step, settings.patience)
+                    break
                 done = step + 1
                 interval.add(*self._step(step, items), queries)
                 progress(queries, f"step {done}, loss {interval.loss:.4f}")
                 # Sums are logged at fixed steps and saved steps begin a new one, so a resumed log has the same lines.
-                if done % settings.log_every == 0 or done % settings.save_every == 0 or done == self.total:
-                    log(interval.row(done, learning_rate(step, self.total, settings), self.processes))
+                measured, last = done % (settings.eval_every or done + 1) == 0, done == self.total
+                if done % settings.log_every == 0 or done % settings.save_every == 0 or measured or last:
+                    row = interval.row(done, learning_rate(step, self.total, settings), self.processes)
+                    if self.evaluation is not None and (measured or last):
+                        row[MEASURE] = self.evaluation.measure(self.model, self.gradient.passes)
+                    log(row)
                     interval = Interval(interval.loss)
-                if done % settings.save_every == 0 or done == self.total:
-                    self._save(done)
-        return interval.loss
+                    if history.add(row):
+                        logger.info("step %d: %s %.4f, the best so far", done, MEASURE, row[MEASURE])
+                        self._save(self.best, done, keep=1)
+                ends = settings.patience is not None and history.since_best >= settings.patience
+                if done % settings.save_every == 0 or last or ends:
+                    self._save(self.checkpoints, done, settings.keep_checkpoints)
+        return done, interval.loss, history
 
     @contextlib.contextmanager
     def _log(self) -> Iterator[tuple[Callable[[dict[str, Any]], None], Callable[[int, str], None]]]:
@@ -314,16 +341,11 @@ class _Run:
         finally:
             metrics.close()
 
-    def _save(self, done: int) -> None:
+    def _save(self, directory: Path, done: int, keep: int) -> None:
         with self.processes.together():
             if self.processes.main:
-                checkpoint.save(self.checkpoints, done, self.trained, self.optimizer, self.identity)
-                checkpoint.prune(self.checkpoints, self.settings.keep_checkpoints)
-
-    def _last_loss(self) -> float:
-        """What the log says of the step that is gone on from."""
-        rows = [row for row in read_metrics(self.output / "metrics.jsonl") if row["step"] <= self.start]
-        return float(rows[-1]["loss"]) if rows else math.nan
+                checkpoint.save(directory, done, self.trained, self.optimizer, self.identity)
+                checkpoint.prune(directory, keep)
 
     def _step(self, step: int, items: Iterator[TokenBatch]) -> tuple[float, float, int]:
         """One optimiser step: the mean loss, the gradient's norm before clipping, the tokens of this process."""
