@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,9 +17,11 @@ from pydantic_core import PydanticCustomError
 
 from .errors import RecipeError, nearest, shorten
 
+_Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
-    "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine",
+    "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine", "torch.timeout",
+    "torch.gradient_cache_check",
 }  # fmt: skip
 
 
@@ -36,6 +38,12 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     pooling: str | None = Field(None, description="cls, mean or last; empty: as the model says")
     normalize: bool | None = Field(None, description="vectors of length 1; empty: as the model says")
+    bidirectional: bool | None = Field(
+        None, description="decoders: whether each token sees the whole text; empty: as the model says"
+    )
+    append_eos: bool | None = Field(
+        None, description="EOS behind every text, by the tokenizer; empty: where pooling becomes last and nothing is"
+    )
     query_max_length: int = Field(64, ge=3, description="tokens of a query in training, special ones included")
     document_max_length: int = Field(256, ge=3, description="tokens of a document in training, special ones included")
 
@@ -123,8 +131,58 @@ class DataSection(Section):
 class LossSection(Section):
     """The loss."""
 
-    name: str = Field("infonce", description="found by entry point; `infonce` is the one that teva-torch brings")
+    name: str = Field("infonce", description="found by entry point; teva-torch brings infonce, kl and margin_mse")
     temperature: float = Field(0.02, gt=0, description="similarities are divided by it")
+    learn_temperature: bool = Field(False, description="temperature is where it starts, and 0.01 the least it becomes")
+    directions: list[
+        Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
+    ] = Field(
+        ["query_to_document"], description="what infonce compares: query_to_document, and if listed too "
+        "document_to_query, query_to_query, document_to_document",
+    )  # fmt: skip
+    false_negative_margin: float | None = Field(
+        None, description="infonce leaves out what is nearer to the query than its positive by more than this"
+    )
+    false_negative_ratio: float | None = Field(
+        None, gt=0, description="infonce leaves out what has more than this times the positive's similarity"
+    )
+    weight: float = Field(1.0, gt=0, description="of this loss where a distillation is added to it")
+    distillation: str | None = Field(None, description="a second loss, of the teacher's scores: kl or margin_mse")
+    distillation_weight: float = Field(1.0, gt=0, description="of the second loss")
+    teacher_temperature: float = Field(1.0, gt=0, description="kl, margin_mse: the teacher's scores are divided by it")
+    student_temperature: float | None = Field(
+        None, gt=0, description="kl, margin_mse: similarities likewise; empty: temperature for kl, 1 for margin_mse"
+    )
+    matryoshka_dims: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, min_length=1, description="the loss is summed over vectors cut to these dimensions, e.g. 64,128,384"
+    )
+    matryoshka_weights: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="one for each of them; empty: 1 each"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what the named loss alone takes; infonce: tile (side of its tiles)"
+    )
+
+    @field_validator("directions", "matryoshka_dims", "matryoshka_weights", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        return [word.strip() for word in value.split(",")] if isinstance(value, str) else value  # of a command line
+
+    @model_validator(mode="after")
+    def _agree(self) -> LossSection:
+        first, dims, weights = "query_to_document", self.matryoshka_dims, self.matryoshka_weights
+        _expect(first in self.directions, "directions", f"{first} is missing")
+        _expect(len(set(self.directions)) == len(self.directions), "directions", "one is given twice")
+        _expect(not self.learn_temperature or self.temperature >= 0.01, "temperature", "below 0.01, and to be learned")
+        for key in ("weight", "distillation_weight"):
+            alone = self.distillation is None
+            _expect(not alone or getattr(self, key) == 1, key, "of no use without distillation")
+        _expect(self.distillation != self.name, "distillation", "the same as name")
+        _expect(dims is None or len(set(dims)) == len(dims), "matryoshka_dims", "one is given twice")
+        _expect(weights is None or dims is not None, "matryoshka_weights", "of no use without matryoshka_dims")
+        fits = weights is None or dims is None or len(weights) == len(dims)
+        _expect(fits, "matryoshka_weights", f"expected {len(dims or ())}, one for each of matryoshka_dims")
+        return self
 
 
 class TrainSection(Section):
@@ -133,7 +191,10 @@ class TrainSection(Section):
     output: str = Field(description="directory for checkpoints, logs and the artifact")
     steps: int | None = Field(None, ge=1, description="optimiser steps; or give epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the queries; or give steps")
-    batch_size: int = Field(64, ge=1, description="queries in a step")
+    batch_size: int = Field(64, ge=1, description="queries in a batch; each is scored against the batch's documents")
+    accumulate: int = Field(
+        1, ge=1, description="batches whose mean gradient makes a step; each has negatives of its own alone"
+    )
     learning_rate: float = Field(2e-5, gt=0, description="at its peak")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate climbs from 0")
@@ -149,6 +210,22 @@ class TrainSection(Section):
     log_every: int = Field(10, ge=1, description="steps between two lines of the metrics log")
     save_every: int = Field(100, ge=1, description="steps between two checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept")
+    eval_every: int | None = Field(
+        None, ge=1, description="steps between two measurements of nDCG@10; the best step's weights are exported"
+    )
+    eval_split: str = Field("dev", description="the judged queries that are measured, of the training data's directory")
+    eval_queries: int = Field(1000, ge=1, description="of the split at most")
+    eval_documents: int = Field(
+        20_000, ge=1, description="searched at most: those judged relevant, and others of the corpus"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="measurements without a better one after which training ends; empty: it never does"
+    )
+
+    @model_validator(mode="after")
+    def _measured(self) -> TrainSection:
+        _expect(self.patience is None or self.eval_every is not None, "patience", "of no use without eval_every")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
@@ -227,6 +304,21 @@ def load_recipe(
         for name, kind in (owners or {}).items()
     }
     return recipe.model_copy(update=complete)
+
+
+def check_section(kind: type[_Kind], value: Mapping[str, Any], key: str) -> _Kind:
+    """A section that its owner checks later than the recipe is read, such as the options of a loss.
+
+    Args:
+        kind: its type.
+        value: what the recipe has.
+        key: where it stands in the recipe, e.g. ``loss.options``.
+
+    Raises:
+        RecipeError: with the key, what was found and what was expected.
+    """
+    checked: _Kind = _validate(kind, dict(value), tuple(key.split(".")), "recipe", {})
+    return checked
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
