@@ -196,6 +196,26 @@ def test_picture_and_sound_in_one_row(tmp_path):
     ]  # fmt: skip
 
 
+def test_other_json_beside_the_captions(msrvtt, tmp_path):
+    (msrvtt / "dataset_infos.json").write_text('{"default": {}}')
+    dataset = Dataset.open(convert(msrvtt, tmp_path / "out"))
+    assert media(dataset) == EXPECTED
+    (msrvtt / "msrvtt_train_7k.json").write_text(json.dumps(TRAIN[:1]))
+    with pytest.raises(DataError, match=r"msrvtt_train_9k.json: two files for 'train'; found 'msrvtt_train_7k.json'"):
+        convert(msrvtt, tmp_path / "other", layout="captions")
+    assert Dataset.open(convert(msrvtt, tmp_path / "test", layout="captions", splits=("test",))).splits == ["test"]
+
+
+def test_caption_ids_are_compared_across_files(tmp_path):
+    source = tmp_path / "source"
+    clips(source, "a.mp4")
+    for name in ("one", "two"):
+        content = {"videos": [], "sentences": [{"caption": name, "video_id": "a", "sen_id": 1}]}
+        (source / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"two.json:1.*duplicate id, first on .*one.json:1"):
+        convert(source, tmp_path / "out")
+
+
 def test_two_clips_of_one_name(msrvtt, tmp_path):
     clips(msrvtt / "copy", "video0.mp4")
     with pytest.raises(DataError, match=r"(?s)json:1.*two clips of one name.*'video0'.*copy.*video"):

@@ -12,7 +12,7 @@ import logging
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,30 +120,25 @@ def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
         DataError: a row has no caption or names no clip, a clip is missing (unless ``missing`` is ``"skip"``: then its
             captions are left out, and counted in the log), or two clips have one name.
     """
-    clips: Clips | None = None
     counts: Counter[str] = Counter()
     absent: dict[str, None] = {}
-    with SeenIds(writer.work) as documents:
+    seen: dict[str, SeenIds] = {}
+    places: list[Clips] = []  # looked at when the first row has no bytes of its own
+    with ExitStack() as stack:
+        documents = stack.enter_context(SeenIds(writer.work))
         for split, rows in _sources(tables, options.splits):
-            with SeenIds(writer.work) as queries:
-                for row in rows:
-                    docid, names = _name(row)
-                    if docid not in documents:
-                        if docid in absent:
-                            continue
-                        pieces: dict[str, MediaBytes | MediaFile] = _inline(row)
-                        if not pieces:
-                            clips = clips or Clips(_place(tables, options))
-                            if (piece := clips.find(names, row, "clip")) is not None:
-                                pieces = {_kind(piece): piece}
-                        if not pieces:
-                            if options.missing != "skip":
-                                raise _missing(row, names, clips)
-                            absent[docid] = None
-                            continue
+            if split not in seen:
+                seen[split] = stack.enter_context(SeenIds(writer.work))
+            for row in rows:
+                docid, names = _name(row)
+                if docid not in documents and docid not in absent:
+                    if pieces := _pieces(row, names, places, tables, options):
                         documents.add(docid, row, "clip")
                         writer.document(docid, video=pieces.get("video"), audio=pieces.get("audio"))
-                    _write_captions(row, split, docid, counts, queries, writer, options)
+                    else:
+                        absent[docid] = None
+                if docid not in absent:
+                    _write_captions(row, split, docid, counts, seen[split], writer, options)
     if absent:
         logger.warning(
             "%s: left out with all their captions: %d clips that are not there, of %d; the first: %s",
@@ -198,9 +193,19 @@ def _texts(row: Row, field: str) -> list[str]:
     return [] if row.record.get(field) is None else [str(row.record[field])]
 
 
-def _inline(row: Row) -> dict[str, MediaBytes | MediaFile]:
-    """Clips whose bytes are in the row: the picture, the sound, or both."""
-    return {kind: value for kind in ("video", "audio") if isinstance(value := row.record.get(kind), MediaBytes)}
+def _pieces(
+    row: Row, names: list[str], places: list[Clips], tables: Tables, options: Options
+) -> dict[str, MediaBytes | MediaFile]:
+    """The clip by kind: picture, sound or both of the row itself, or a file; empty where one may be missing and is."""
+    inline = {kind: value for kind in ("video", "audio") if isinstance(value := row.record.get(kind), MediaBytes)}
+    if inline:
+        return dict(inline)
+    if not places:
+        places.append(Clips(_place(tables, options)))
+    piece = places[0].find(names, row, "clip")
+    if piece is None and options.missing != "skip":
+        raise _missing(row, names, places[0])
+    return {} if piece is None else {_kind(piece): piece}
 
 
 def _kind(piece: MediaFile) -> str:
@@ -218,18 +223,29 @@ def _place(tables: Tables, options: Options) -> Path:
     return tables.path if tables.path.is_dir() else tables.path.parent
 
 
-def _missing(row: Row, names: list[str], clips: Clips | None) -> DataError:
-    where = "" if clips is None else f" among the {len(clips):,} clips of {clips.place}"
+def _missing(row: Row, names: list[str], clips: Clips) -> DataError:
     return row.error(
-        "no such clip", "clip", names[0], f"a file of this name{where}",
+        "no such clip", "clip", names[0], f"a file of this name among the {len(clips):,} clips of {clips.place}",
         "Name the clips' directory or archive (--assets), or leave out captions without a clip (--missing skip)",
     )  # fmt: skip
 
 
 def _sources(tables: Tables, wanted: tuple[str, ...]) -> Iterator[tuple[str, Iterator[Row]]]:
-    """Rows by split."""
+    """Rows by split; a split may come several times, from the sentences of several files."""
+    lists: dict[str, Path] = {}
     for path in _json_files(tables.path):
-        yield from ((split, rows) for split, rows in _json(path) if not wanted or split in wanted)
+        content = _json(path)
+        if isinstance(content, dict) and not isinstance(content.get("sentences"), list) and path != tables.path:
+            logger.info("%s: no captions; left out", path)  # what `datasets` puts beside tables, a config, ...
+            continue
+        if isinstance(content, list):
+            other = lists.setdefault(split := _split_in(path.stem), path)
+            if other != path and (not wanted or split in wanted):
+                raise DataError(
+                    f"two files for {split!r}", file=path, found=other.name, expected="one",
+                    hint="Move one away: the same captions would come twice",
+                )  # fmt: skip
+        yield from ((split, rows) for split, rows in _split(content, path) if not wanted or split in wanted)
     for name in tables.names():
         for split in tables.splits(name):
             if not wanted or split in wanted:
@@ -244,27 +260,29 @@ def _json_files(path: Path | None) -> list[Path]:
     return sorted(file for file in path.glob("*.json") if not file.name.startswith(".") and file.is_file())
 
 
-def _json(path: Path) -> Iterator[tuple[str, Iterator[Row]]]:
-    """Rows of a JSON file by split; a row's line is its number in the list."""
+def _json(path: Path) -> Any:
     if path.stat().st_size > MOST_JSON:
         raise DataError("too large for one JSON value", file=path, expected="JSONL, one object a line")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"malformed JSON: {error}", file=path) from error
+
+
+def _split(content: Any, path: Path) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Rows of a JSON value by split; a row's line is its number in the list."""
     if isinstance(content, list):
         yield _split_in(path.stem), _numbered(content, path)
         return
     if not isinstance(content, dict) or not isinstance(content.get("sentences"), list):
         raise DataError("no captions", file=path, expected="a list of objects, or an object with 'sentences'")
-    splits = {
-        video.get("video_id"): str(video.get("split")).replace("validate", "validation")
-        for video in content.get("videos") or []
-        if isinstance(video, dict)
-    }
+    splits: dict[str, str] = {}
+    for video in content.get("videos") or []:
+        if isinstance(video, dict) and isinstance(video.get("split"), str):
+            splits[str(video.get("video_id"))] = video["split"].replace("validate", "validation")
     by_split: dict[str, list[tuple[int, Any]]] = {}
     for number, sentence in enumerate(content["sentences"], start=1):
-        video = sentence.get("video_id") if isinstance(sentence, dict) else None
+        video = str(sentence.get("video_id")) if isinstance(sentence, dict) else ""
         by_split.setdefault(splits.get(video) or _split_in(path.stem), []).append((number, sentence))
     for split, sentences in by_split.items():
         yield split, (_row(sentence, path, number) for number, sentence in sentences)
