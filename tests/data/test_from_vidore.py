@@ -151,3 +151,25 @@ def test_one_name_for_two_pages_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"parquet:1: field 'image': no image"):
         convert(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_that_are_neither_form(tmp_path):
+    source = three_tables(tmp_path / "source")
+    (source / "corpus").rename(source / "pages")
+    readme = source / "README.md"
+    readme.write_text(readme.read_text().replace("corpus", "pages"))
+    with pytest.raises(DataError, match=r"not one table.*'pages', 'queries', 'qrels'"):
+        convert(source, tmp_path / "out", layout="vidore")
+
+
+@pytest.mark.parametrize(
+    "declared",
+    ["[1]", "[{config_name: a, data_files: [{splits: x, path: y}]}]", "[{config_name: a, data_files: [{split: x}]}]",
+     "[{config_name: a, data_files: [{split: x, path: [1]}]}]", "[{config_name: a, data_files: [7]}]",
+     "[{config_name: a, data_files: ''}]", "[2001-99-99]"],
+)  # fmt: skip
+def test_readme_that_declares_nonsense(tmp_path, declared):
+    source = three_tables(tmp_path / "source")
+    (source / "README.md").write_text(f"---\nconfigs: {declared}\n---\n")
+    with pytest.raises(DataError, match=r"README.md"):
+        convert(source, tmp_path / "out")

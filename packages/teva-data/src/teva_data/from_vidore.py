@@ -87,7 +87,12 @@ def _convert_tables(tables: Tables, writer: DatasetWriter, options: Options) -> 
 
 
 def _convert_questions(tables: Tables, writer: DatasetWriter, options: Options) -> None:
-    (name,) = tables.names()
+    names = tables.names()
+    if len(names) != 1:
+        raise DataError(
+            "not one table", file=tables.path or tables.name, found=names, expected="corpus, queries and qrels, or one"
+        )
+    name = names[0]
     splits = [split for split in tables.splits(name) if options.wants(split)]
     with SeenTexts(writer.work) as pages:
         for split in splits:

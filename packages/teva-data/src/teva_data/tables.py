@@ -238,7 +238,7 @@ def front_matter(directory: Path) -> dict[str, Any]:
         return {}
     try:
         found = yaml.safe_load(match[1])
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that there is not is a ValueError
         raise DataError(f"the YAML at its top cannot be read: {error}", file=readme) from error
     return found if isinstance(found, dict) else {}
 
@@ -260,17 +260,31 @@ def _declared(directory: Path) -> dict[str, _Splits] | None:
         return None
     tables: dict[str, _Splits] = {}
     for config in configs:
+        if not isinstance(config, dict):
+            raise DataError("not a config", file=directory / "README.md", field="configs", found=config)
         name, declared = str(config.get("config_name", DEFAULT)), config.get("data_files")
         if declared is None:
             declared = f"{config.get('data_dir', name if (directory / name).is_dir() else '.')}/*"
         splits = tables.setdefault(name, {})
         for entry in declared if isinstance(declared, list) else [declared]:
-            split, patterns = (entry["split"], entry["path"]) if isinstance(entry, dict) else (None, entry)
-            for file in _matching(directory, patterns if isinstance(patterns, list) else [patterns]):
+            split, patterns = _entry(entry, directory / "README.md")
+            for file in _matching(directory, patterns):
                 splits.setdefault(split or _split_of(file), []).append(file)
         if not splits:
             raise DataError(f"no file of the config {name!r}", file=directory / "README.md", found=declared)
     return tables
+
+
+def _entry(entry: Any, readme: Path) -> tuple[str | None, list[str]]:
+    """Split and patterns of one item of ``data_files``."""
+    split, patterns = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else (None, entry)
+    patterns = patterns if isinstance(patterns, list) else [patterns]
+    known = isinstance(split, str) or (split is None and not isinstance(entry, dict))
+    if not known or not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise DataError(
+            "not what names files", file=readme, field="data_files", found=entry, expected="a path, or split and path"
+        )
+    return split, patterns
 
 
 def _matching(directory: Path, patterns: list[str]) -> list[Path]:
