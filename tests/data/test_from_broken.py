@@ -17,7 +17,7 @@ from teva_data.errors import DataError
 from . import test_from_captions, test_from_miracl, test_from_mteb, test_from_vidore
 
 PIECES = (b"null", b"[", b"{", b'"', b"\xef\xbb\xbf", b"\r\n", b"\t", b",", b"1e999", b"-1", b"[]", b"\xff", b"\0")
-TIMES = 60
+TIMES = 30
 
 
 def msmarco(source: Path) -> Path:
