@@ -111,6 +111,23 @@ def test_v1(tmp_path, form, source, caplog):
     assert f"3600 passages are {len(documents)} documents" in caplog.text
 
 
+def test_what_left_the_cache_is_found_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("teva_data.seen.CACHE_ENTRIES", 5)
+    rows = v1_rows(100, 12, seed=1)
+    dataset = Dataset.open(convert(jsonl(tmp_path / "x.jsonl", rows), tmp_path / "out"))
+    documents, queries = v1_expected(rows)
+    assert texts_of(dataset) == documents
+    assert queries_of(dataset, "train") == queries
+
+
+def test_two_texts_under_one_id_in_two_files(tmp_path):
+    for name, text in (("dev", "one"), ("train", "other")):
+        row = {"query_id": "q", "query": "a", "positive_passages": [passage(7, text)]}
+        jsonl(tmp_path / "in" / f"{name}.jsonl", [row])
+    with refused(r"train.jsonl:1: .*two different texts under the id '7', the first at .*dev.jsonl:1; found 'other'"):
+        convert(tmp_path / "in", tmp_path / "out")
+
+
 def passage(docid, text, **more) -> dict:
     return {"docid": docid, "title": "", "text": text, **more}
 
