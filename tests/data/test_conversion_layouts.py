@@ -112,7 +112,7 @@ def test_v1(tmp_path, form, source, caplog):
 
 
 def test_what_left_the_cache_is_found_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("teva_data.seen.CACHE_ENTRIES", 5)
+    monkeypatch.setattr("teva_data.conversion.seen.CACHE_ENTRIES", 5)
     rows = v1_rows(100, 12, seed=1)
     dataset = Dataset.open(convert(jsonl(tmp_path / "x.jsonl", rows), tmp_path / "out"))
     documents, queries = v1_expected(rows)
@@ -383,14 +383,14 @@ def test_every_layout_has_what_the_registry_asks_for():
     from importlib import import_module
 
     for name, module in LAYOUTS.items():
-        found = import_module(f"teva_data.{module}")
+        found = import_module(f"teva_data.conversion.layouts.{module}")
         assert callable(found.recognise), name
         assert callable(found.convert), name
 
 
 def test_only_the_layout_that_fits_is_recognised(tmp_path, v2, plain):
     from teva_data.conversion import recognise
-    from teva_data.tables import open_tables
+    from teva_data.conversion.tables import open_tables
 
     jsonl(tmp_path / "v1.jsonl", v1_rows(2, 3))
     jsonl(tmp_path / "bge.jsonl", [{"query": "a", "pos": ["b"], "neg": ["c"]}])
@@ -412,7 +412,7 @@ def test_only_the_layout_that_fits_is_recognised(tmp_path, v2, plain):
 def test_same_source_through_files_and_through_datasets(tmp_path):
     """The code that reads the hub gives the same dataset as the code that reads files."""
     from teva_data.conversion import Options, _layout
-    from teva_data.tables_hub import HubTables
+    from teva_data.conversion.tables_hub import HubTables
     from teva_data.writing import DatasetWriter
 
     rows = v1_rows(50, 8)

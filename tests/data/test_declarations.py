@@ -11,9 +11,9 @@ import pytest
 
 from teva_data.cli import main
 from teva_data.conversion import LAYOUTS, READS, convert
+from teva_data.conversion.declared import convert_declared
 from teva_data.dataset import Dataset, DatasetCard
 from teva_data.datasets import NAMES, Declaration, Source, declaration, declarations
-from teva_data.declared import convert_declared
 from teva_data.errors import DataError
 
 from .replicas import hub_repository, png
@@ -189,7 +189,7 @@ def test_command_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_a_layout_reads_is_what_its_code_names(layout):
-    module = importlib.import_module(f"teva_data.{LAYOUTS[layout]}")
+    module = importlib.import_module(f"teva_data.conversion.layouts.{LAYOUTS[layout]}")
     source = Path(module.__file__).read_text()
     named = set(re.findall(r"\boptions\.(\w+)", source)) - {"wants"}
     named |= {"splits"} if "options.wants" in source else set()

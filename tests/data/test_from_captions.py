@@ -10,9 +10,9 @@ import tarfile
 import pytest
 
 from teva_data.conversion import convert, recognise
+from teva_data.conversion.tables import open_tables
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
-from teva_data.tables import open_tables
 
 from .replicas import hub_repository
 

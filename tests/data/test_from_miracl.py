@@ -8,9 +8,9 @@ import json
 import pytest
 
 from teva_data.conversion import convert, recognise
+from teva_data.conversion.tables import open_tables
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
-from teva_data.tables import open_tables
 
 from .replicas import hub_repository
 

@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from teva_data import triples as triples_module
 from teva_data.conversion import convert, recognise
+from teva_data.conversion import triples as triples_module
+from teva_data.conversion.tables import open_tables
+from teva_data.conversion.triples import Triples
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
-from teva_data.tables import open_tables
-from teva_data.triples import Triples
 
 PASSAGES = {"0": 'The "Manhattan" Project', "7": "é second, with a comma", "12": "third"}
 QUERIES = {"1185869": "what was it?", "3": 'a "quote', "4": "unjudged"}

@@ -6,11 +6,11 @@ import pytest
 from datasets import Image
 
 from teva_data.conversion import Options, convert, recognise, write_dataset
+from teva_data.conversion.tables import open_tables
+from teva_data.conversion.tables_hub import HubTables
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
 from teva_data.runs import read_run
-from teva_data.tables import open_tables
-from teva_data.tables_hub import HubTables
 
 from .replicas import hub_repository, image_of, png
 

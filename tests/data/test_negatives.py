@@ -14,8 +14,8 @@ import pytest
 
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
-from teva_data.mining_choice import Report
 from teva_data.negatives import mine_negatives
+from teva_data.negatives.choice import Report
 from teva_data.runs import write_run
 
 # d2 has the text of d1 as a reader sees it: title and text, joined.

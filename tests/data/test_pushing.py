@@ -20,7 +20,7 @@ import yaml
 from teva_data.cli import main
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, TevaError
-from teva_data.pushing import prepare, push
+from teva_data.publishing import prepare, push
 
 CORPUS = [
     {"docid": "007", "title": "One", "document_text": "first é"},

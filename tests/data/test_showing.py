@@ -19,8 +19,8 @@ from teva_data.prompting import resolve_prompts, training_renderer
 from teva_data.recipe import load_recipe
 from teva_data.rendering import Renderer
 from teva_data.showing import Rendered, training_example
-from teva_data.showing_text import show_example
-from teva_data.showing_tokens import tokens_of
+from teva_data.showing.text import show_example
+from teva_data.showing.tokens import tokens_of
 
 
 @pytest.fixture

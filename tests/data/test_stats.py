@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 from teva_data.artifact import write_layout
 from teva_data.cli import main
-from teva_data.scripts import count_scripts
 from teva_data.stats import Overlap, histogram, statistics
-from teva_data.stats_text import show_statistics
+from teva_data.stats.scripts import count_scripts
+from teva_data.stats.text import show_statistics
 
 WORDS = ["red", "вода", "水", "מים", "river", "fast", "how", "stone"]
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from teva_data.conversion.tables import open_tables
+from teva_data.conversion.tables_hub import HubTables
 from teva_data.errors import DataError
-from teva_data.incoming import MediaBytes, MediaFile
 from teva_data.records import Row
-from teva_data.tables import open_tables
-from teva_data.tables_hub import HubTables
+from teva_data.writing.incoming import MediaBytes, MediaFile
 
 ROWS = [{"id": n, "text": f"text {n} é\u2028漢", "tags": ["a", str(n)]} for n in range(1, 6)]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))

@@ -14,10 +14,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from teva_data import validation_ids, validation_report
 from teva_data.cli import main
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
+from teva_data.validation import ids as validation_ids
+from teva_data.validation import report as validation_report
 from teva_data.validation import validate
 
 CORPUS = [{"docid": f"d{n}", "title": f"t{n}", "document_text": f"text {n}"} for n in range(10)]

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from teva_data import writing_rows
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
-from teva_data.incoming import ending_of, relative_path, safe_name
 from teva_data.writing import DatasetWriter, MediaBytes, MediaFile
+from teva_data.writing import rows as writing_rows
+from teva_data.writing.incoming import ending_of, relative_path, safe_name
 
 FORMS = ["jsonl", "jsonl.zst", "parquet"]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -108,7 +108,7 @@ def test_equal_names_with_other_bytes_get_other_names(tmp_path):
 
 
 def test_archives_are_read_by_tar_and_new_ones_are_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr("teva_data.writing_media.ARCHIVE_BYTES", 3000)
+    monkeypatch.setattr("teva_data.writing.media.ARCHIVE_BYTES", 3000)
     pieces = [bytes([number]) * (700 + number) for number in range(8)]
     with DatasetWriter(tmp_path, media="bytes") as writer:
         for number, data in enumerate(pieces):

@@ -63,7 +63,7 @@ def convert(
     from .datasets import NAMES
 
     if local is not None or (source in NAMES and not Path(source).exists()):
-        from .declared import convert_declared, refuse_told
+        from teva_data.conversion.declared import convert_declared, refuse_told
 
         refuse_told(
             source, layout=layout != "auto", query_field=query_field, document_field=document_field, part=part,
@@ -188,7 +188,7 @@ def push(
         prune: delete the repository's files that the dataset does not have.
         dry_run: print the files with their sizes and the card, and upload nothing.
     """
-    from .pushing import push
+    from .publishing import push
 
     publication = push(data, repository, private=private, revision=revision, token=token, prune=prune, dry_run=dry_run)
     print(publication.describe() if dry_run else f"{repository}: {len(publication.files)} files and the card")
@@ -207,9 +207,10 @@ def stats(
         model: also count tokens, with the tokenizer and prompts of this model (directory or hub id).
         json: write the numbers to this file too.
     """
+    from teva_data.stats.text import show_statistics
+
     from .files import write_json
     from .stats import statistics
-    from .stats_text import show_statistics
 
     found = statistics(data, model=model)
     print(show_statistics(found))
@@ -283,9 +284,10 @@ def show(
         step: the documents that this step of the recipe's training takes, in place of all that the row lists.
         documents: positives shown at most, and negatives.
     """
+    from teva_data.showing.text import show_example
+
     from .recipe import load_recipe
     from .showing import training_example
-    from .showing_text import show_example
 
     loaded = None if recipe is None else load_recipe(recipe)
     example = training_example(
