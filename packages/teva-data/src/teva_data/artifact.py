@@ -30,6 +30,11 @@ _TRANSFORMER_FILES = tuple(
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# How the types of models begin that read from left to right.
+_DECODERS = (
+    "llama", "mistral", "ministral", "mixtral", "qwen", "gemma", "phi", "gpt", "opt", "olmo", "granite", "smollm",
+    "falcon", "bloom", "mpt", "stablelm", "starcoder", "cohere", "glm", "deepseek", "exaone", "internlm", "mamba",
+)  # fmt: skip
 # sentence-transformers' names for what teva calls cls, mean and last, in the newer key and in the older booleans.
 _ST_POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 _ST_FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
@@ -131,9 +136,20 @@ class Artifact:
 
     @functools.cached_property
     def is_decoder(self) -> bool:
-        """Whether the backbone reads from left to right, so that only the last token has seen the whole text."""
-        names = _read_json(self.path / "config.json").get("architectures") or []
-        return any("CausalLM" in name for name in names)
+        """Whether the backbone reads from left to right, so that only the last token has seen the whole text.
+
+        A decoder that was trained to read both ways (``is_causal: false``) does not.
+        """
+        config = _read_json(self.path / "config.json")
+        if config.get("is_causal") is False or config.get("use_bidirectional_attention") in (True, "all"):
+            return False
+        names = config.get("architectures") or []
+        # A decoder saved without its head is called `Qwen3Model`, as an encoder would be: its type tells.
+        return (
+            any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+            or bool(config.get("is_decoder"))
+            or str(config.get("model_type", "")).startswith(_DECODERS)
+        )
 
     @functools.cached_property
     def teva(self) -> dict[str, Any]:
@@ -296,7 +312,7 @@ def _read_json(file: Path, **default: Any) -> Any:
 
 def _hidden_size(path: Path, config: dict[str, Any]) -> int:
     for holder in (config, config.get("text_config") or {}):
-        for key in ("hidden_size", "d_model", "dim"):
+        for key in ("hidden_size", "d_model", "dim", "n_embd"):
             if isinstance(holder.get(key), int):
                 return int(holder[key])
     raise ArtifactError(f"{path / 'config.json'}: no hidden_size; expected the backbone's width")

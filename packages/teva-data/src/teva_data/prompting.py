@@ -58,8 +58,9 @@ def training_renderer(recipe: Recipe, base: Artifact) -> Renderer:
             f"positions of {base.name}"
         )
     renderer = Renderer.from_artifact(
-        base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit
-    )
+        base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit,
+        append_eos=bool(recipe.model.append_eos),
+    )  # fmt: skip
     _check_room(renderer, recipe)
     return renderer
 

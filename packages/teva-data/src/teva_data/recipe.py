@@ -37,6 +37,12 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     pooling: str | None = Field(None, description="cls, mean or last; empty: as the model says")
     normalize: bool | None = Field(None, description="vectors of length 1; empty: as the model says")
+    bidirectional: bool | None = Field(
+        None, description="decoders: whether each token sees the whole text; empty: as the model says"
+    )
+    append_eos: bool | None = Field(
+        None, description="EOS behind every text, by the tokenizer; empty: where pooling becomes last and nothing is"
+    )
     query_max_length: int = Field(64, ge=3, description="tokens of a query in training, special ones included")
     document_max_length: int = Field(256, ge=3, description="tokens of a document in training, special ones included")
 

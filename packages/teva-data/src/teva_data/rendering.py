@@ -5,6 +5,7 @@ Training, encoding, every engine and the parity gate go through this module, so 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,10 +52,18 @@ class Renderer:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_length: int | None = None,
+        append_eos: bool = False,
     ) -> Renderer:
-        """The rendering that an artifact asks for; prompts and limit can be replaced."""
+        """The rendering that an artifact asks for; prompts and limit can be replaced.
+
+        ``append_eos`` makes the tokenizer end every text with the end-of-sequence token (:func:`ends_with_special`),
+        which its files then say when they are saved.
+        """
+        tokenizer = load_tokenizer(artifact)
+        if append_eos:
+            add_eos(tokenizer)
         return cls(
-            load_tokenizer(artifact),
+            tokenizer,
             query_prompt=artifact.prompts["query"] if query_prompt is None else query_prompt,
             document_prompt=artifact.prompts["document"] if document_prompt is None else document_prompt,
             max_length=max_length or artifact.max_length,
@@ -123,3 +132,63 @@ def load_tokenizer(artifact: Artifact) -> Any:
     if not tokenizer.is_fast:
         raise ArtifactError(f"{artifact.path}: found a tokenizer without tokenizer.json; expected a fast tokenizer")
     return tokenizer
+
+
+def ends_with_special(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts a token of its own (EOS, [SEP]) behind every text."""
+    bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer("a")["input_ids"]
+    if not bare:
+        # The text is nothing to this tokenizer: what stands there is all its own, and may be a BOS.
+        return bool(whole) and whole[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    return whole[-len(bare) :] != bare
+
+
+def add_eos(tokenizer: Any) -> bool:
+    """Make a fast tokenizer put EOS behind every text, where it puts nothing there yet.
+
+    It goes into the post-processor of ``tokenizer.json``, so that every runtime that reads that file does the same, and
+    truncation leaves it the last. Calling code that appends it would be forgotten by the next runtime.
+
+    Returns:
+        Whether something was changed.
+
+    Raises:
+        ArtifactError: it has no EOS.
+    """
+    if ends_with_special(tokenizer):
+        return False
+    if tokenizer.eos_token is None:
+        raise ArtifactError(
+            f"{tokenizer.name_or_path}: the tokenizer has no eos_token; expected one, to stand behind every text. Set "
+            "it in tokenizer_config.json, or model.append_eos: false"
+        )
+    from tokenizers import Tokenizer
+
+    backend = tokenizer.backend_tokenizer
+    whole = json.loads(backend.to_str())
+    whole["post_processor"] = _with_eos(whole.get("post_processor"), tokenizer.eos_token, tokenizer.eos_token_id)
+    backend.post_processor = Tokenizer.from_str(json.dumps(whole)).post_processor
+    return True
+
+
+def _with_eos(processor: dict[str, Any] | None, token: str, token_id: int) -> dict[str, Any]:
+    """A post-processor of ``tokenizer.json`` that ends each text with a token."""
+    if processor is not None and processor["type"] == "Sequence":
+        *before, last = processor["processors"]
+        if last["type"] == "TemplateProcessing":
+            return {**processor, "processors": [*before, _with_eos(last, token, token_id)]}
+        return {**processor, "processors": [*before, last, _with_eos(None, token, token_id)]}
+    if processor is not None and processor["type"] != "TemplateProcessing":
+        return {"type": "Sequence", "processors": [processor, _with_eos(None, token, token_id)]}
+    first, second = ({"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", 1)))
+    template = processor or {
+        "type": "TemplateProcessing", "single": [first], "pair": [first, second], "special_tokens": {},
+    }  # fmt: skip
+    end = {"SpecialToken": {"id": token, "type_id": 0}}
+    return {
+        **template,
+        "single": [*template["single"], end],
+        "pair": [*template["pair"], {"SpecialToken": {"id": token, "type_id": 1}}],
+        "special_tokens": {**template["special_tokens"], token: {"id": token, "ids": [token_id], "tokens": [token]}},
+    }

@@ -40,7 +40,7 @@ class TorchEngine:
         """Vectors of one batch: float32 [B, dim], pooled, normalised where the artifact says so."""
         try:
             with torch.inference_mode():
-                vectors: NDArray[np.float32] = self.model(*self.model.pad(token_ids)).cpu().numpy()
+                vectors: NDArray[np.float32] = self.model.vectors(token_ids).cpu().numpy()
         except torch.OutOfMemoryError as error:
             rows, longest = len(token_ids), max(map(len, token_ids))
             raise TevaError(

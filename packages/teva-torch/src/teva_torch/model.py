@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import torch
 from teva_data.artifact import Artifact
 from teva_data.batching import token_batches
 from teva_data.errors import ArtifactError
+from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
 from . import plugins
+from .backbones import checkpoint_gradients, load_backbone, pad_id, without_cache
+from .recipe import torch_section
 
 
 class Retriever(nn.Module):
@@ -34,6 +40,7 @@ class Retriever(nn.Module):
         for name, parameter in backbone.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
+        self._options = without_cache(backbone)
 
     @classmethod
     def load(
@@ -44,6 +51,7 @@ class Retriever(nn.Module):
         normalize: bool | None = None,
         dtype: torch.dtype = torch.float32,
         attention: str | None = None,
+        bidirectional: bool | None = None,
         device: torch.device | None = None,
     ) -> Retriever:
         """The model of an artifact.
@@ -54,15 +62,13 @@ class Retriever(nn.Module):
             normalize: the artifact's where not given.
             dtype: of the weights.
             attention: transformers' ``attn_implementation``; its own choice where not given.
+            bidirectional: whether each token of a decoder sees the whole text; as the model says where not given.
             device: where to put it.
 
         Raises:
             ArtifactError: weights that cannot be loaded, or a bare backbone and no pooling given.
+            RecipeError: ``bidirectional`` cannot be had of this architecture.
         """
-        from transformers import AutoModel
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
         pooling = pooling or artifact.pooling
         if pooling is None:
             raise ArtifactError(
@@ -70,32 +76,34 @@ class Retriever(nn.Module):
                 "(cls or mean for encoders such as BERT, last for decoders such as Llama)"
             )
         function = plugins.find(plugins.POOLINGS, pooling, "model.pooling")
-        chosen = {} if attention is None else {"attn_implementation": attention}
-        try:
-            backbone, report = AutoModel.from_pretrained(
-                str(artifact.path), dtype=dtype, local_files_only=True, output_loading_info=True, **chosen
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise ArtifactError(f"{artifact.path}: the model cannot be loaded: {error}") from error
-        missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
-        if missing:
-            raise ArtifactError(
-                f"{artifact.path}: the weights lack {len(missing)} of the model's tensors, first {min(missing)!r}; "
-                "they would be random. Fetch or export the model again"
-            )
-        if backbone.config.is_encoder_decoder:
-            raise ArtifactError(
-                f"{artifact.path}: found an encoder-decoder ({backbone.config.model_type}); expected an encoder or a "
-                "decoder"
-            )
-        pad_id = getattr(backbone.config, "pad_token_id", None)
-        if pad_id is None:
-            eos = getattr(backbone.config, "eos_token_id", None)
-            pad_id = (eos[0] if isinstance(eos, list) else eos) or 0
+        backbone = load_backbone(artifact, dtype=dtype, attention=attention, bidirectional=bidirectional)
         model = cls(
-            backbone, function, normalize=artifact.normalize if normalize is None else normalize, pad_id=int(pad_id)
-        )
+            backbone, function, pad_id=pad_id(backbone.config),
+            normalize=artifact.normalize if normalize is None else normalize,
+        )  # fmt: skip
         return model.to(device or torch.device("cpu"))
+
+    @classmethod
+    def for_training(cls, base: Artifact, recipe: Recipe, device: torch.device) -> Retriever:
+        """The model that a recipe trains.
+
+        Args:
+            base: what ``model.name`` names.
+            recipe: resolved: pooling and normalisation are set.
+            device: where to put it.
+
+        Raises:
+            ArtifactError: weights that cannot be loaded.
+            RecipeError: settings that this architecture or this device does not have.
+        """
+        settings, options = recipe.model, torch_section(recipe)
+        model = cls.load(
+            base, pooling=settings.pooling, normalize=settings.normalize, attention=options.attention,
+            bidirectional=settings.bidirectional, device=device,
+        )  # fmt: skip
+        if options.gradient_checkpointing:
+            checkpoint_gradients(model.backbone)
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -112,9 +120,22 @@ class Retriever(nn.Module):
         Returns:
             float32 [B, H].
         """
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        vectors = self.pooling(hidden, attention_mask).float()
-        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **self._options).last_hidden_state
+        return self._pooled(hidden, attention_mask)
+
+    def vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order."""
+        vectors: Tensor = self(*self.pad(token_ids))
+        return vectors
+
+    def chunks(self, lengths: Sequence[int], chunk_tokens: int) -> list[NDArray[np.int64]]:
+        """What goes through the backbone in one forward pass: positions in ``lengths``, of like length together.
+
+        Args:
+            lengths: tokens of each text.
+            chunk_tokens: tokens of one forward pass, padding included.
+        """
+        return token_batches(lengths, chunk_tokens)
 
     def encode(self, token_ids: Sequence[Sequence[int]], *, chunk_tokens: int) -> Tensor:
         """Vectors of token ids of any lengths, texts of like length together; the order is that of the input.
@@ -126,8 +147,8 @@ class Retriever(nn.Module):
         Returns:
             float32 [B, H], with gradients where they are enabled.
         """
-        chunks = token_batches([len(ids) for ids in token_ids], chunk_tokens)
-        vectors = torch.cat([self(*self.pad([token_ids[at] for at in chunk])) for chunk in chunks])
+        chunks = self.chunks([len(ids) for ids in token_ids], chunk_tokens)
+        vectors = torch.cat([self.vectors([token_ids[at] for at in chunk]) for chunk in chunks])
         order = torch.cat([torch.from_numpy(chunk) for chunk in chunks]).to(vectors.device)
         return vectors[torch.argsort(order)]
 
@@ -140,3 +161,7 @@ class Retriever(nn.Module):
             ids[row, : len(tokens)] = torch.as_tensor(tokens)
             mask[row, : len(tokens)] = 1
         return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+
+    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        vectors = self.pooling(hidden, mask).float()
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors

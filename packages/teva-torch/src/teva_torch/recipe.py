@@ -20,6 +20,9 @@ class TorchSection(Section):
     attention: str | None = Field(
         None, description="transformers' attn_implementation: sdpa, eager, flash_attention_2; empty: its own choice"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="keep a layer's input alone for the backward pass: less memory, a third more time"
+    )
     chunk_tokens: int | None = Field(
         None, ge=1, description="tokens, padding included, of one forward pass; empty: 1024 on cpu, 16384 elsewhere"
     )

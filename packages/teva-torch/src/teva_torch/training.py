@@ -100,9 +100,11 @@ def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> 
     Where the cards differ, each dataset is trained with its own card's prompt, and the artifact keeps the model's.
     """
     normalize = artifact.normalize if recipe.model.normalize is None else recipe.model.normalize
-    model = recipe.model.model_copy(
-        update={"pooling": recipe.model.pooling or artifact.pooling, "normalize": normalize}
-    )
+    pooling, append_eos = recipe.model.pooling or artifact.pooling, recipe.model.append_eos
+    if append_eos is None:
+        # A published model that pools at the last token without EOS has its vectors from there: it stays so.
+        append_eos = pooling == "last" != artifact.pooling
+    model = recipe.model.model_copy(update={"pooling": pooling, "normalize": normalize, "append_eos": append_eos})
     recipe = resolve_prompts(recipe, artifact, datasets)
     if model.pooling is None:
         raise RecipeError(
@@ -142,10 +144,7 @@ class _Run:
         # Texts of like length go together: small passes hold little padding, large ones keep a GPU busy.
         self.chunk_tokens = self.options.chunk_tokens or (1024 if self.device.type == "cpu" else 16384)
         torch.manual_seed(self.settings.seed)
-        self.model = Retriever.load(
-            base, pooling=recipe.model.pooling, normalize=recipe.model.normalize,
-            attention=self.options.attention, device=self.device,
-        )  # fmt: skip
+        self.model = Retriever.for_training(base, recipe, self.device)
         self.optimizer = make_optimizer(self.model, self.settings)
 
     def _where_to_start(self) -> int:

@@ -1,0 +1,158 @@
+"""Backbones: loading a model of transformers, and whether its tokens see what stands after them.
+
+A decoder reads both ways by transformers' own mechanism (``config.is_causal``), so that sentence-transformers and vLLM,
+which read the same key, do as training did. Nothing is patched: an architecture that does not heed the key is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from teva_data.artifact import Artifact
+from teva_data.errors import ArtifactError, MissingExtraError, RecipeError
+from torch import nn
+
+# What layers may be for their attention to be made to look both ways.
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def load_backbone(
+    artifact: Artifact,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+    bidirectional: bool | None = None,
+    **options: Any,
+) -> Any:
+    """The transformers model of an artifact, without a head.
+
+    Args:
+        artifact: the directory's description.
+        dtype: of the weights.
+        attention: transformers' ``attn_implementation``; its own choice where not given.
+        bidirectional: whether each token sees the whole text; as the model's configuration says where not given.
+        options: of ``AutoModel.from_pretrained``.
+
+    Raises:
+        ArtifactError: weights that cannot be loaded, or are missing in part; an encoder-decoder.
+        RecipeError: ``bidirectional`` cannot be had of this architecture.
+    """
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    _expect_peft(artifact)
+    if attention is not None:
+        options["attn_implementation"] = attention
+    try:
+        config = AutoConfig.from_pretrained(str(artifact.path), local_files_only=True)
+        if config.is_encoder_decoder:
+            raise ArtifactError(
+                f"{artifact.path}: found an encoder-decoder ({config.model_type}); expected an encoder or a decoder"
+            )
+        if bidirectional is not None:
+            config = with_direction(config, bidirectional=bidirectional)
+        backbone, report = AutoModel.from_pretrained(
+            str(artifact.path), config=config, dtype=dtype, local_files_only=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ArtifactError(f"{artifact.path}: the model cannot be loaded: {error}") from error
+    _expect_whole(artifact, report["missing_keys"])
+    if bidirectional is not None and reads_both_ways(backbone) != bidirectional:
+        wanted, other = ("both ways", "from left to right") if bidirectional else ("from left to right", "both ways")
+        raise RecipeError(
+            f"model.bidirectional: {config.model_type} reads {other} whatever its configuration says; it cannot be "
+            f"made to read {wanted}. Leave the key out"
+        )
+    return backbone
+
+
+def with_direction(config: Any, *, bidirectional: bool) -> Any:
+    """A model's configuration with the direction in which it reads.
+
+    Raises:
+        RecipeError: layers that have a state in place of attention.
+    """
+    kinds = {*(getattr(config, "layer_types", None) or ())} - _ATTENTION_LAYERS
+    if bidirectional and kinds:
+        raise RecipeError(
+            f"model.bidirectional: {config.model_type} has layers of {', '.join(sorted(kinds))}, which read from left "
+            "to right. Leave the key out"
+        )
+    if config.model_type == "gemma3_text":
+        # It has a key of its own, which halves the window to each side: the configuration must be made with it.
+        window = config.to_dict()
+        return type(config).from_dict({**window, "use_bidirectional_attention": bidirectional})
+    if bidirectional or hasattr(config, "is_causal"):
+        config.is_causal = not bidirectional
+        # Which of the two keys a reader looks at depends on its age.
+        config.use_bidirectional_attention = bidirectional
+    return config
+
+
+@torch.no_grad()
+def reads_both_ways(backbone: Any) -> bool:
+    """Whether a token's vector depends on what stands after it, found by trying."""
+    training = backbone.training
+    ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=backbone.device) % backbone.config.vocab_size
+    hidden = backbone.eval()(input_ids=ids, **without_cache(backbone)).last_hidden_state[:, 1].float()
+    backbone.train(training)
+    return bool((hidden[0] - hidden[1]).abs().max() > 1e-4 * hidden.abs().max())
+
+
+def without_cache(backbone: Any) -> dict[str, Any]:
+    """The argument that keeps a decoder from building a cache of keys and values; empty where there is none."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(backbone.forward).parameters else {}
+
+
+def pad_id(config: Any) -> int:
+    """An id to fill short rows with: the padding's, else the end's, else 0. It is masked, so any does."""
+    for name in ("pad_token_id", "eos_token_id"):
+        found = getattr(config, name, None)
+        if isinstance(found, list):
+            found = found[0]
+        if found is not None:
+            return int(found)
+    return 0
+
+
+def checkpoint_gradients(backbone: Any) -> None:
+    """Keep a layer's input alone for the backward pass, and compute the rest again.
+
+    Raises:
+        RecipeError: the architecture does not support it.
+    """
+    try:
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise RecipeError(f"torch.gradient_checkpointing: {error}") from None
+
+
+def blocks(backbone: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The outermost lists of layers, each with its name: what is repeated in a transformer."""
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer, _ in found):
+            found.append((name, module))
+    return found
+
+
+def _expect_peft(artifact: Artifact) -> None:
+    """transformers loads an adapter that lies beside the weights, and says nothing where it cannot."""
+    if not (artifact.path / "adapter_config.json").is_file():
+        return
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(f"{artifact.path}: an adapter, which", "teva-torch[lora]") from error
+
+
+def _expect_whole(artifact: Artifact, missing: set[str]) -> None:
+    lacking = [name for name in missing if not name.startswith("pooler.")]
+    if lacking:
+        raise ArtifactError(
+            f"{artifact.path}: the weights lack {len(lacking)} of the model's tensors, first {min(lacking)!r}; "
+            "they would be random. Fetch or export the model again"
+        )
