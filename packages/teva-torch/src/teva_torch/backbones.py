@@ -6,6 +6,7 @@ which read the same key, do as training did. Nothing is patched: an architecture
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from typing import Any
 
@@ -67,6 +68,25 @@ def load_backbone(
             f"made to read {wanted}. Leave the key out"
         )
     return backbone
+
+
+def weight_options(weights: str, device: torch.device) -> dict[str, Any]:
+    """How ``torch.weights`` loads a model: options of :func:`load_backbone`.
+
+    Raises:
+        MissingExtraError: 4 bits without bitsandbytes.
+    """
+    if weights == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise MissingExtraError("torch.weights: nf4", "teva-torch[bitsandbytes]")
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )  # fmt: skip
+        return {"dtype": torch.bfloat16, "quantization_config": config, "device_map": {"": str(device)}}
+    return {"dtype": {"float32": torch.float32, "bfloat16": torch.bfloat16}[weights]}
 
 
 def with_direction(config: Any, *, bidirectional: bool) -> Any:

@@ -1,6 +1,6 @@
 """Checkpoints: everything that the next step depends on, written whole or not at all, without pickle.
 
-``step-00000100/`` holds ``model.safetensors`` (trainable and frozen weights), ``optimizer.safetensors`` (its tensors,
+``step-00000100/`` holds ``model.safetensors`` (what is trained), ``optimizer.safetensors`` (its tensors,
 named ``parameter:key``), ``random.safetensors`` (generator states) and ``state.json`` (step, what the run is,
 checksums of the other three). It appears by rename.
 """
@@ -31,7 +31,7 @@ def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Op
     Args:
         directory: of all checkpoints of the run.
         step: steps done.
-        model: its parameters and buffers are kept.
+        model: its trainable parameters and its buffers are kept.
         optimizer: its state is kept.
         run: what the run is; a resumed run must be the same.
 
@@ -101,7 +101,9 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
 
 
 def _own(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*model.named_parameters(), *((name, buffer) for name, buffer in model.named_buffers())]
+    """What training changes. Frozen weights are those of the base model, which is part of what the run is."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [*trained, *((name, buffer) for name, buffer in model.named_buffers())]
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -14,7 +14,8 @@ from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
 
-from . import parity
+from . import lora, parity
+from .backbones import weight_options
 from .card import model_card
 from .model import Retriever
 from .recipe import torch_section
@@ -55,7 +56,7 @@ def export(
         **record,
     }
     with atomic_directory(directory) as temporary:
-        model.backbone.save_pretrained(temporary)
+        _save_weights(model, recipe, temporary)
         _save_tokenizer(renderer.tokenizer, temporary)
         write_layout(
             temporary,
@@ -91,6 +92,21 @@ def git_revision() -> str | None:
     if head.returncode:
         return None
     return head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout else "")
+
+
+def _save_weights(model: Retriever, recipe: Recipe, directory: Path) -> None:
+    """The weights as every runtime loads them; of a model with an adapter, the adapter beside them."""
+    if not lora.is_adapted(model.backbone):
+        model.backbone.save_pretrained(directory)
+        return
+    settings, options = recipe.model, torch_section(recipe)
+    lora.save_adapter(model.backbone, directory / lora.ADAPTER, base=settings.name, revision=settings.revision)
+    # From the files, not from memory: what is merged is what was written, and the trained model stays as it is.
+    merged = lora.merge(
+        Artifact.load(settings.name, revision=settings.revision), directory / lora.ADAPTER,
+        bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
+    )  # fmt: skip
+    merged.save_pretrained(directory)
 
 
 def _save_tokenizer(tokenizer: Any, directory: Path) -> None:

@@ -16,7 +16,8 @@ from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
 from . import plugins
-from .backbones import checkpoint_gradients, load_backbone, pad_id, without_cache
+from .backbones import checkpoint_gradients, load_backbone, pad_id, weight_options, without_cache
+from .lora import add_lora
 from .recipe import torch_section
 
 
@@ -53,6 +54,7 @@ class Retriever(nn.Module):
         attention: str | None = None,
         bidirectional: bool | None = None,
         device: torch.device | None = None,
+        **options: Any,
     ) -> Retriever:
         """The model of an artifact.
 
@@ -64,6 +66,7 @@ class Retriever(nn.Module):
             attention: transformers' ``attn_implementation``; its own choice where not given.
             bidirectional: whether each token of a decoder sees the whole text; as the model says where not given.
             device: where to put it.
+            options: of transformers' ``from_pretrained``.
 
         Raises:
             ArtifactError: weights that cannot be loaded, or a bare backbone and no pooling given.
@@ -76,7 +79,7 @@ class Retriever(nn.Module):
                 "(cls or mean for encoders such as BERT, last for decoders such as Llama)"
             )
         function = plugins.find(plugins.POOLINGS, pooling, "model.pooling")
-        backbone = load_backbone(artifact, dtype=dtype, attention=attention, bidirectional=bidirectional)
+        backbone = load_backbone(artifact, dtype=dtype, attention=attention, bidirectional=bidirectional, **options)
         model = cls(
             backbone, function, pad_id=pad_id(backbone.config),
             normalize=artifact.normalize if normalize is None else normalize,
@@ -99,10 +102,12 @@ class Retriever(nn.Module):
         settings, options = recipe.model, torch_section(recipe)
         model = cls.load(
             base, pooling=settings.pooling, normalize=settings.normalize, attention=options.attention,
-            bidirectional=settings.bidirectional, device=device,
+            bidirectional=settings.bidirectional, device=device, **weight_options(options.weights, device),
         )  # fmt: skip
         if options.gradient_checkpointing:
             checkpoint_gradients(model.backbone)
+        if options.lora is not None:
+            model.backbone = add_lora(model.backbone, options.lora)
         return model
 
     @property

@@ -18,6 +18,7 @@ from teva_data.records import join_title
 from teva_data.rendering import Renderer
 
 from .engine import TorchEngine
+from .lora import is_adapted
 from .model import Retriever
 
 logger = logging.getLogger(__name__)
@@ -68,28 +69,23 @@ def check(
         For each runtime: texts compared, smallest cosine, largest absolute difference, version.
 
     Raises:
-        ParityError: a cosine below ``threshold``.
+        ParityError: a cosine below ``threshold``; of a model with an adapter, vectors nearer to those without it.
     """
     expected = _by_engine(TorchEngine(trained), renderer, texts)
+    base = _without_adapter(trained, renderer, texts)
     artifact = Artifact.load(directory)
     engine = TorchEngine.load(artifact, device=str(trained.device))
-    figures = {
-        "teva-torch": {
-            "version": torch.__version__,
-            **compare(expected, _by_engine(engine, Renderer.from_artifact(artifact), texts)),
-        }
-    }
+    vectors = {"teva-torch": _by_engine(engine, Renderer.from_artifact(artifact), texts)}
+    versions = {"teva-torch": torch.__version__}
     del engine
     try:
         import sentence_transformers
     except ImportError:
         logger.info("parity: sentence-transformers is not installed, so it is not compared")
     else:
-        found = _by_sentence_transformers(directory, texts, str(trained.device))
-        figures["sentence-transformers"] = {
-            "version": sentence_transformers.__version__,
-            **compare(expected, found),
-        }
+        vectors["sentence-transformers"] = _by_sentence_transformers(directory, texts, str(trained.device))
+        versions["sentence-transformers"] = sentence_transformers.__version__
+    figures = {name: {"version": versions[name], **compare(expected, found)} for name, found in vectors.items()}
     for runtime, figure in figures.items():
         logger.info(
             "parity: %s: smallest cosine %.7f, largest difference %.1e over %d texts",
@@ -100,7 +96,28 @@ def check(
                 f"{runtime} gives other vectors for the exported model: smallest cosine {figure['min_cosine']:.6f}; "
                 f"expected at least {threshold} (torch.parity_cosine). The artifact was not kept"
             )
+        if base is not None:
+            _expect_adapted(runtime, vectors[runtime], expected, base)
     return figures
+
+
+def _without_adapter(trained: Retriever, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors | None:
+    """What the model would give without its adapter; None where it has none."""
+    if not is_adapted(trained.backbone):
+        return None
+    with trained.backbone.disable_adapter():
+        return _by_engine(TorchEngine(trained), renderer, texts)
+
+
+def _expect_adapted(runtime: str, found: Vectors, trained: Vectors, base: Vectors) -> None:
+    """Few steps move a vector by less than any threshold on the cosine would see: a lost adapter must be told still."""
+    if not (trained != base).any():
+        raise ParityError("the adapter changes no vector: nothing was learnt. Raise train.learning_rate or train.steps")
+    if np.linalg.norm(found - trained) >= np.linalg.norm(found - base):
+        raise ParityError(
+            f"{runtime} gives the vectors of the model without its adapter for the exported one. The artifact was not "
+            "kept"
+        )
 
 
 def compare(expected: Vectors, found: Vectors) -> dict[str, Any]:

@@ -5,12 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from teva_data.errors import RecipeError, nearest
 from teva_data.recipe import Recipe, Section, load_recipe
+
+
+class LoraSection(Section):
+    """Low-rank adapters: what is trained in place of the weights."""
+
+    rank: int = Field(16, ge=1, description="of the two factors")
+    alpha: float = Field(32, gt=0, description="the product of the factors is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into the first factor")
+    targets: list[str] | None = Field(
+        None, min_length=1, description="names of linear layers; empty: all in the blocks (q, k, v, o, gate, up, down)"
+    )
+    dora: bool = Field(False, description="a trained length for each column of the weights (DoRA)")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (rank-stabilised LoRA)")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _from_words(cls, value: object) -> object:
+        # On a command line: q_proj,v_proj
+        return value.split(",") if isinstance(value, str) else value
 
 
 class TorchSection(Section):
@@ -20,6 +40,14 @@ class TorchSection(Section):
     attention: str | None = Field(
         None, description="transformers' attn_implementation: sdpa, eager, flash_attention_2; empty: its own choice"
     )
+    lora: LoraSection | None = Field(
+        None, description="train adapters: rank, alpha, dropout, targets, dora, rslora ({} for the defaults); empty: "
+        "train all weights",
+    )  # fmt: skip
+    weights: Literal["float32", "bfloat16", "nf4"] = Field(
+        "float32", description="of what lora leaves frozen; nf4 is QLoRA's 4 bits. What is trained is float32 always"
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit keeps its state in 8 bits")
     gradient_checkpointing: bool = Field(
         False, description="keep a layer's input alone for the backward pass: less memory, a third more time"
     )
@@ -29,6 +57,16 @@ class TorchSection(Section):
     parity_cosine: float = Field(
         0.9999, gt=0, le=1, description="the export fails where a vector's cosine with a reloaded one is below this"
     )
+
+    @model_validator(mode="after")
+    def _trained_in_full(self) -> TorchSection:
+        if self.weights != "float32" and self.lora is None:
+            raise PydanticCustomError(
+                "at_key", "{problem}",
+                {"key": "weights", "problem": "weights that are trained stay float32: set lora, which freezes them, or "
+                 "train.precision bfloat16 for the computation alone"},
+            )  # fmt: skip
+        return self
 
 
 def read_recipe(

@@ -145,7 +145,7 @@ class _Run:
         self.chunk_tokens = self.options.chunk_tokens or (1024 if self.device.type == "cpu" else 16384)
         torch.manual_seed(self.settings.seed)
         self.model = Retriever.for_training(base, recipe, self.device)
-        self.optimizer = make_optimizer(self.model, self.settings)
+        self.optimizer = make_optimizer(self.model, self.settings, self.options.optimizer)
 
     def _where_to_start(self) -> int:
         """Steps that the newest checkpoint has done; refuses a directory that holds another run."""
