@@ -196,6 +196,33 @@ def test_without_bitsandbytes(adapted, monkeypatch, change):
         train(adapted, change)
 
 
+@pytest.mark.parametrize("change", [{"torch.weights": "nf4"}, {"torch.optimizer": "adamw_8bit"}])
+def test_with_bitsandbytes(adapted, tmp_path, change):
+    import shutil
+
+    from safetensors.torch import load_file
+
+    # A state of 8 bits is for tensors of 4096 numbers and more alone.
+    make(tmp_path / "llama", "Llama", hidden_size=64, intermediate_size=128, head_dim=16)
+    adapted["torch"]["lora"]["rank"] = 64
+    change = {**change, "torch.parity_cosine": 0.99}
+    artifact = train(adapted, change).artifact
+    expected = load_file(artifact.path / "model.safetensors")
+    original = load_file(tmp_path / "llama/model.safetensors")
+    assert {value.dtype for value in expected.values()} == {torch.float32}
+    # What 4 bits leave of a weight is what the adapter was trained beside, and what it is merged into.
+    moved = expected["layers.0.mlp.up_proj.weight"] - original["layers.0.mlp.up_proj.weight"]
+    assert 0 < moved.norm() / original["layers.0.mlp.up_proj.weight"].norm() < 0.5
+    newest = checkpoint.latest(tmp_path / "run/checkpoints")
+    state = load_file(newest / "optimizer.safetensors")
+    kinds = {value.dtype for name, value in state.items() if name.endswith((":state1", ":exp_avg"))}
+    assert (torch.uint8 in kinds) is ("torch.optimizer" in change)
+    shutil.rmtree(artifact.path)
+    shutil.rmtree(newest)
+    found = load_file(train(adapted, change).artifact.path / "model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_without_peft(adapted, monkeypatch):
     import sys
 

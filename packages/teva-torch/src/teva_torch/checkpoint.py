@@ -96,7 +96,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
     for key, value in load_file(path / _FILES[1]).items():
         name, _, part = key.rpartition(":")
         # AdamW keeps its step count on the CPU whatever the parameter's device.
-        optimizer.state[names[name]][part] = value if part == "step" else value.to(device)
+        optimizer.state[names[name]][part] = _plain(value) if part == "step" else value.to(device)
     _set_random_state(load_file(path / _FILES[2]))
 
 
@@ -108,10 +108,19 @@ def _own(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {
-        f"{name}:{key}": value.detach().contiguous()
+        f"{name}:{key}": _stored(value)
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _stored(value: torch.Tensor | int) -> torch.Tensor:
+    # The 8-bit optimiser counts its steps in a number, and its parameters share a table, which safetensors refuses.
+    return torch.tensor(value) if isinstance(value, int) else value.detach().clone().contiguous()
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor | int:
+    return value if value.is_floating_point() else int(value)
 
 
 def _random_state() -> dict[str, torch.Tensor]:
