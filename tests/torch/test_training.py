@@ -257,7 +257,7 @@ def test_a_bare_backbone(recipe, bare_model, pooling):
 
 def test_a_loss_that_is_not_finite_stops_the_run(recipe):
     recipe["train"] |= {"learning_rate": 1e30, "warmup_ratio": 0}
-    with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf); queries q"):
+    with pytest.raises(TrainingError, match=r"step \d+: the vectors of 8 of 8 queries \(q"):
         train(recipe)
 
 

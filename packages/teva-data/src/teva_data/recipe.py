@@ -20,7 +20,8 @@ from .errors import RecipeError, nearest, shorten
 _Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
-    "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine",
+    "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine", "torch.timeout",
+    "torch.gradient_cache_check",
 }  # fmt: skip
 
 
@@ -190,7 +191,10 @@ class TrainSection(Section):
     output: str = Field(description="directory for checkpoints, logs and the artifact")
     steps: int | None = Field(None, ge=1, description="optimiser steps; or give epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the queries; or give steps")
-    batch_size: int = Field(64, ge=1, description="queries in a step")
+    batch_size: int = Field(64, ge=1, description="queries in a batch; each is scored against the batch's documents")
+    accumulate: int = Field(
+        1, ge=1, description="batches whose mean gradient makes a step; each has negatives of its own alone"
+    )
     learning_rate: float = Field(2e-5, gt=0, description="at its peak")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after the warm-up")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate climbs from 0")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import latest as latest_checkpoint
     from .engine import TorchEngine
+    from .guards import TrainingError
     from .init import propose
     from .losses import InfoNCE, Targets, build_loss, infonce
     from .model import Retriever
     from .recipe import TorchSection, read_recipe, shipped
-    from .training import TrainingError, TrainResult, train
+    from .training import TrainResult, train
 
 __all__ = [
     "InfoNCE",
@@ -45,7 +46,7 @@ _WHERE = {
     "TorchEngine": ("engine", "TorchEngine"),
     "TorchSection": ("recipe", "TorchSection"),
     "TrainResult": ("training", "TrainResult"),
-    "TrainingError": ("training", "TrainingError"),
+    "TrainingError": ("guards", "TrainingError"),
     "build_loss": ("losses", "build_loss"),
     "infonce": ("losses", "infonce"),
     "latest_checkpoint": ("checkpoint", "latest"),

@@ -1,8 +1,8 @@
 """Checkpoints: everything that the next step depends on, written whole or not at all, without pickle.
 
-``step-00000100/`` holds ``model.safetensors`` (what is trained), ``optimizer.safetensors`` (its tensors,
-named ``parameter:key``), ``random.safetensors`` (generator states) and ``state.json`` (step, what the run is,
-checksums of the other three). It appears by rename.
+``step-00000100/`` holds ``model.safetensors`` (trained weights and buffers; frozen weights are the base model's),
+``optimizer.safetensors`` (its tensors, named ``parameter:key``) and ``state.json`` (step, what the run is, checksums of
+the other two). It appears by rename. What dropout draws is a function of the step: generators have no state to keep.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from teva_data.errors import TevaError
 from teva_data.files import atomic_directory, checksum, write_json
 from torch import nn
 
-_FILES = ("model.safetensors", "optimizer.safetensors", "random.safetensors")
-SCHEMA = "1"
+_FILES = ("model.safetensors", "optimizer.safetensors")
+SCHEMA = "2"
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -43,7 +43,6 @@ def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Op
         # Parameters that are tied share memory, which safetensors refuses: each is kept once, under its first name.
         save_file({name: value.detach().contiguous() for name, value in _own(model)}, temporary / _FILES[0])
         save_file(_optimizer_tensors(model, optimizer), temporary / _FILES[1])
-        save_file(_random_state(), temporary / _FILES[2])
         checksums = {name: checksum(temporary / name) for name in _FILES}
         write_json(temporary / "state.json", {"schema": SCHEMA, "step": step, "run": run, "checksums": checksums})
     return path
@@ -84,11 +83,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights, optimiser state and generator states back."""
+    """Put a checkpoint's weights and optimiser state back."""
     device = next(model.parameters()).device
     stored = load_file(path / _FILES[0], device=str(device))
     with torch.no_grad():
         for name, value in _own(model):
+            if name not in stored:
+                raise TevaError(f"{path}: found no tensor {name!r}; expected all that the model trains")
             value.copy_(stored.pop(name))
     if stored:
         raise TevaError(f"{path}: tensors that the model does not have, first {sorted(stored)[0]!r}")
@@ -97,7 +98,6 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
         name, _, part = key.rpartition(":")
         # AdamW keeps its step count on the CPU whatever the parameter's device.
         optimizer.state[names[name]][part] = _plain(value) if part == "step" else value.to(device)
-    _set_random_state(load_file(path / _FILES[2]))
 
 
 def _own(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -121,18 +121,3 @@ def _stored(value: torch.Tensor | int) -> torch.Tensor:
 
 def _plain(value: torch.Tensor) -> torch.Tensor | int:
     return value if value.is_floating_point() else int(value)
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def _set_random_state(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available():
-        for name, state in states.items():
-            if name != "cpu" and int(name[5:]) < torch.cuda.device_count():
-                torch.cuda.set_rng_state(state, name)

@@ -15,7 +15,7 @@ from teva_data.store import CorpusStore, QueryStore
 
 @dataclasses.dataclass(frozen=True)
 class TokenBatch:
-    """A batch of the plan, with the token ids of its queries and documents."""
+    """A process's part of a batch of the plan, with the token ids of its queries and documents."""
 
     batch: Batch
     query_ids: list[list[int]]
@@ -34,18 +34,21 @@ class Feed:
         plan: which examples each step has.
         renderer: how they become tokens.
         recipe: its limits of length.
+        rank: which process's part of each batch.
+        world: how many processes share it.
     """
 
-    def __init__(self, plan: BatchPlan, renderer: Renderer, recipe: Recipe) -> None:
+    def __init__(self, plan: BatchPlan, renderer: Renderer, recipe: Recipe, rank: int = 0, world: int = 1) -> None:
         self.plan, self.renderer, self.recipe = plan, renderer, recipe
+        self.rank, self.world = rank, world
 
     def batch(self, step: int) -> TokenBatch:
-        """The batch of one step.
+        """The process's part of one batch.
 
         Raises:
             DataError: a query or document has no text.
         """
-        batch, model = self.plan.batch(step), self.recipe.model
+        batch, model = self.plan.batch(step, self.rank, self.world), self.recipe.model
         self._expect_texts(batch)
         queries = [self.renderer.query(query.query_text, query.prompt) for query in batch.queries]
         documents = [

@@ -1,12 +1,16 @@
-"""The metrics log (JSON lines) and the picture of the loss."""
+"""The metrics log (JSON lines), the sums between two of its lines, and the picture of the loss."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from pathlib import Path
 from typing import Any
 
 from teva_data.files import atomic_file
+
+from .distributed import Processes
 
 
 class MetricsLog:
@@ -33,6 +37,41 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class Interval:
+    """Sums between two lines of the metrics log."""
+
+    def __init__(self, loss: float = math.nan) -> None:
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+        self._queries = self._tokens = 0
+        self._start, self._before = time.monotonic(), loss
+
+    def add(self, loss: float, norm: float, queries: int, tokens: int) -> None:
+        """Count one step: its mean loss, its gradient's norm, its queries in all, its tokens in this process."""
+        self._losses.append(loss)
+        self._norms.append(norm)
+        self._queries += queries
+        self._tokens += tokens
+
+    @property
+    def loss(self) -> float:
+        """The mean so far; that of the interval before where this one is empty."""
+        return sum(self._losses) / len(self._losses) if self._losses else self._before
+
+    def row(self, step: int, rate: float, processes: Processes) -> dict[str, Any]:
+        """The line of the log; tokens are summed over the processes."""
+        (tokens,) = processes.totals(self._tokens)
+        seconds = time.monotonic() - self._start
+        return {
+            "step": step,
+            "loss": self.loss,
+            "grad_norm": sum(self._norms) / len(self._norms),
+            "learning_rate": rate,
+            "queries_per_second": round(self._queries / seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -54,6 +54,13 @@ class TorchSection(Section):
     chunk_tokens: int | None = Field(
         None, ge=1, description="tokens, padding included, of one forward pass; empty: 1024 on cpu, 16384 elsewhere"
     )
+    gradient_cache: bool = Field(
+        False, description="encode each chunk twice and keep the activations of one: large batches in little memory"
+    )
+    gradient_cache_check: Literal["first", "all"] = Field(
+        "first", description="chunks of which the second pass is compared with the first"
+    )
+    timeout: float = Field(1800.0, gt=0, description="seconds that a process waits for the others under torchrun")
     parity_cosine: float = Field(
         0.9999, gt=0, le=1, description="the export fails where a vector's cosine with a reloaded one is below this"
     )

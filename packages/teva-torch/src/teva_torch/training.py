@@ -2,17 +2,21 @@
 
 ``train(recipe)`` is the whole of it. An output directory holds ``recipe.yaml`` (resolved), ``train.log``,
 ``metrics.jsonl``, ``loss.png``, ``checkpoints/`` and, at the end, ``artifact/``. Starting again with the same recipe on
-the same data goes on from the newest checkpoint, on CPU to bit-equal weights.
+the same data goes on from the newest checkpoint, on CPU with as many processes to bit-equal weights.
+
+Under torchrun the processes share each batch: the same batches as one process would have, whatever their number. What
+dropout draws is a function of (seed, batch, process), so that no generator has a state worth keeping.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
 import math
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ import yaml
 import torch
 from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
-from teva_data.errors import RecipeError, TevaError
+from teva_data.errors import RecipeError
 from teva_data.files import atomic_file, fingerprint, lock_directory, recover, remove_leftovers
 from teva_data.logfile import log_to
 from teva_data.plan import BatchPlan
@@ -30,20 +34,19 @@ from teva_data.prompting import resolve_prompts, training_renderer
 from teva_data.recipe import Recipe
 
 from . import checkpoint, parity
+from .caching import BatchGradient, Passes
 from .device import choose_device
+from .distributed import ProcessError, Processes, join
 from .export import export
 from .feed import Feed, TokenBatch
-from .losses import Targets, build_loss
-from .metrics import MetricsLog, draw_loss, read_metrics
+from .guards import TrainingError, gradient_not_finite, memory
+from .losses import build_loss
+from .metrics import Interval, MetricsLog, draw_loss, read_metrics
 from .model import Retriever
 from .optim import learning_rate, make_optimizer
 from .recipe import read_recipe, torch_section
 
 logger = logging.getLogger("teva_torch")
-
-
-class TrainingError(TevaError):
-    """Training cannot go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +88,34 @@ def train(
         DataError: bad data, with its address.
         TrainingError: the loss or the gradient is not finite, or the device has too little memory.
         ParityError: the exported artifact gives other vectors than the trained model.
+        ProcessError: another process of the run failed; its message is told.
     """
     checked = read_recipe(recipe, overrides)
-    output = Path(checked.train.output)
-    output.mkdir(parents=True, exist_ok=True)
-    with log_to(output / "train.log", "teva_data", "teva_torch"), lock_directory(output, "training"):
-        return _Run(checked, output, overwrite).go()
+    output, section = Path(checked.train.output), torch_section(checked)
+    with join(section.device, section.timeout) as processes, contextlib.ExitStack() as stack:
+        with processes.together():
+            if processes.main:
+                output.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(log_to(output / "train.log", "teva_data", "teva_torch"))
+                stack.enter_context(lock_directory(output, "training"))
+            else:
+                stack.enter_context(_quiet())
+            run = _Run(checked, output, overwrite, processes)
+        return run.go()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what process 0 tells for all."""
+    loggers = [logging.getLogger(name) for name in ("teva_data", "teva_torch")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> Recipe:
@@ -120,18 +145,16 @@ def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> 
 class _Run:
     """One run: what it is made of, and its loop."""
 
-    def __init__(self, recipe: Recipe, output: Path, overwrite: bool) -> None:
-        self.output, self.checkpoints = output, output / "checkpoints"
+    def __init__(self, recipe: Recipe, output: Path, overwrite: bool, processes: Processes) -> None:
+        self.output, self.checkpoints, self.processes = output, output / "checkpoints", processes
         base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
         datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
         self.recipe = recipe = resolve(recipe, base, datasets)
         self.settings, self.options = recipe.train, torch_section(recipe)
-        self.loss = build_loss(recipe.loss, hidden=base.dim, normalize=bool(recipe.model.normalize))
-        if next(self.loss.parameters(), None) is not None:
-            raise RecipeError(f"loss.{recipe.loss.name}: has parameters of its own, which are not trained yet")
+        loss = build_loss(recipe.loss, hidden=base.dim, normalize=bool(recipe.model.normalize))
         self.renderer = training_renderer(recipe, base)
         self.plan = BatchPlan.from_recipe(recipe, datasets)
-        self.total = self.settings.steps or self.plan.steps(self.settings.epochs or 0)
+        self.total = self.settings.steps or -(-self.plan.steps(self.settings.epochs or 0) // self.settings.accumulate)
         self.identity = {
             "recipe": recipe.deciding(),
             "data": self.plan.data_fingerprints,
@@ -140,16 +163,26 @@ class _Run:
         }
         self.base, self.overwrite = base, overwrite
         self.start = 0 if overwrite else self._where_to_start()
-        self.device = choose_device(self.options.device)
-        # Texts of like length go together: small passes hold little padding, large ones keep a GPU busy.
-        self.chunk_tokens = self.options.chunk_tokens or (1024 if self.device.type == "cpu" else 16384)
+        self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
         torch.manual_seed(self.settings.seed)
         self.model = Retriever.for_training(base, recipe, self.device)
-        self.optimizer = make_optimizer(self.model, self.settings, self.options.optimizer)
+        self.gradient = BatchGradient(self.model, loss, self._passes(), processes)
+        self.trained = self.gradient.module
+        self.optimizer = make_optimizer(self.trained, self.settings, self.options.optimizer)
+
+    def _passes(self) -> Passes:
+        """Texts of like length go together: small passes hold little padding, large ones keep a GPU busy."""
+        return Passes(
+            chunk_tokens=self.options.chunk_tokens or (1024 if self.device.type == "cpu" else 16384),
+            cached=self.options.gradient_cache,
+            check=self.options.gradient_cache_check,
+            precision=torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32,
+        )
 
     def _where_to_start(self) -> int:
         """Steps that the newest checkpoint has done; refuses a directory that holds another run."""
-        recover(self.output / "artifact")
+        if self.processes.main:
+            recover(self.output / "artifact")
         newest = checkpoint.latest(self.checkpoints)
         if newest is not None:
             state = checkpoint.read_state(newest)
@@ -183,12 +216,38 @@ class _Run:
 
     def go(self) -> TrainResult:
         """Train from where the run stands, export, and say what came out."""
-        self._prepare_output()
-        with atomic_file(self.output / "recipe.yaml", "w") as file:
-            yaml.safe_dump(self.recipe.to_dict(), file, sort_keys=False, allow_unicode=True)
-        if self.start:
-            logger.info("going on after step %d of %d", self.start, self.total)
-            checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.model, self.optimizer)
+        self._same_everywhere()
+        with self.processes.together():
+            if self.processes.main:
+                self._prepare_output()
+                with atomic_file(self.output / "recipe.yaml", "w") as file:
+                    yaml.safe_dump(self.recipe.to_dict(), file, sort_keys=False, allow_unicode=True)
+        with self.processes.together():
+            if self.start:
+                logger.info("going on after step %d of %d", self.start, self.total)
+                checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.trained, self.optimizer)
+        self.processes.broadcast(tensor.detach() for tensor in (*self.trained.parameters(), *self.trained.buffers()))
+        self._tell()
+        loss = self._loop()
+        with self.processes.together():
+            if self.processes.main:
+                self._export(loss)
+        return TrainResult(Artifact.load(self.output / "artifact"), self.output, self.total, loss)
+
+    def _same_everywhere(self) -> None:
+        """Refuse to train one model on two sets of data, or from two places."""
+        told = self.processes.texts(json.dumps([self.identity, self.start], sort_keys=True))
+        if any(one != told[0] for one in told):
+            rank, other = next((rank, one) for rank, one in enumerate(told) if one != told[0])
+            (first, start), (second, begins) = json.loads(told[0]), json.loads(other)
+            what = f"step {start} and step {begins}" if first == second else _difference(first, second)
+            raise ProcessError(
+                f"processes 0 and {rank} do not train the same: {what}. All machines need the same recipe, data and "
+                "versions, and one directory for train.output"
+            )
+
+    def _tell(self) -> None:
+        """What is trained, on what, for how long."""
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         if self.plan.size < self.settings.batch_size:
             logger.warning(
@@ -196,12 +255,15 @@ class _Run:
                 self.settings.batch_size, self.plan.size,
             )  # fmt: skip
         logger.info(
-            "%s: %s trainable parameters on %s, %s queries, %d steps of %d, loss %s",
-            self.recipe.model.name, f"{trainable:,}", self.device, f"{self.plan.size:,}", self.total,
-            self.settings.batch_size, self.recipe.loss.name,
+            "%s: %s trainable parameters on %s, %s queries, %d steps of %s, loss %s",
+            self.recipe.model.name, f"{trainable:,}",
+            f"{self.processes.world} x {self.device.type}" if self.processes.world > 1 else self.device,
+            f"{self.plan.size:,}", self.total, _times(self.settings.accumulate, self.settings.batch_size),
+            self.recipe.loss.name,
         )  # fmt: skip
-        _tell_mixture(self.plan, self.total)
-        loss = self._loop()
+        _tell_mixture(self.plan, self.total * self.settings.accumulate)
+
+    def _export(self, loss: float) -> None:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
         artifact = export(
             self.model.eval(), self.renderer, self.recipe, self.output / "artifact",
@@ -215,98 +277,86 @@ class _Run:
             texts=parity.sample_texts(self.plan, self.renderer),
         )  # fmt: skip
         logger.info("artifact: %s", artifact.path)
-        return TrainResult(artifact, self.output, self.total, loss)
 
     def _loop(self) -> float:
         """All steps from the first that is missing; the mean loss of the last logged interval."""
-        settings, metrics = self.settings, MetricsLog(self.output / "metrics.jsonl", self.start)
-        feed = Feed(self.plan, self.renderer, self.recipe)
-        self.model.train()
-        interval = _Interval()
-        done_queries = self.start * settings.batch_size
-        with Progress(self.total * settings.batch_size, "train", "queries", done=done_queries) as progress:
-            for item in feed.batches(self.start, self.total):
-                done = item.batch.step + 1
-                interval.add(*self._step(item), item)
-                progress.add(settings.batch_size, f"step {done}, loss {interval.loss:.4f}")
+        settings, every = self.settings, self.settings.accumulate
+        feed = Feed(self.plan, self.renderer, self.recipe, self.processes.rank, self.processes.world)
+        items = feed.batches(self.start * every, self.total * every)
+        queries = settings.batch_size * every
+        interval = Interval(self._last_loss())
+        self.trained.train()
+        with self._log() as (log, progress):
+            for step in range(self.start, self.total):
+                done = step + 1
+                interval.add(*self._step(step, items), queries)
+                progress(queries, f"step {done}, loss {interval.loss:.4f}")
                 # Sums are logged at fixed steps and saved steps begin a new one, so a resumed log has the same lines.
                 if done % settings.log_every == 0 or done % settings.save_every == 0 or done == self.total:
-                    row = interval.row(done, learning_rate(done - 1, self.total, settings))
-                    metrics.write(row)
-                    interval = _Interval(loss=row["loss"])
+                    log(interval.row(done, learning_rate(step, self.total, settings), self.processes))
+                    interval = Interval(interval.loss)
                 if done % settings.save_every == 0 or done == self.total:
-                    checkpoint.save(self.checkpoints, done, self.model, self.optimizer, self.identity)
-                    checkpoint.prune(self.checkpoints, settings.keep_checkpoints)
-        metrics.close()
-        return interval.loss if self.start < self.total else _last_loss(self.output / "metrics.jsonl")
+                    self._save(done)
+        return interval.loss
 
-    def _step(self, item: TokenBatch) -> tuple[float, float]:
-        """One optimiser step: the loss and the norm of the gradient before clipping."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(item.batch.step, self.total, self.settings)
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[tuple[Callable[[dict[str, Any]], None], Callable[[int, str], None]]]:
+        """Where a line of metrics goes, and who is told the progress: files and the terminal, from process 0."""
+        if not self.processes.main:
+            yield lambda row: None, lambda queries, note: None
+            return
+        each = self.settings.batch_size * self.settings.accumulate
+        metrics = MetricsLog(self.output / "metrics.jsonl", self.start)
         try:
-            loss = self._loss(item)
-            self._finite("loss", float(loss.detach()), item)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"step {item.batch.step + 1}: out of memory on {self.device}. Lower train.batch_size, "
-                "data.negatives or model.document_max_length, or use train.precision "
-                "bfloat16. The newest checkpoint is kept"
-            ) from error
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
+            with Progress(self.total * each, "train", "queries", done=self.start * each) as progress:
+                yield metrics.write, progress.add
+        finally:
+            metrics.close()
+
+    def _save(self, done: int) -> None:
+        with self.processes.together():
+            if self.processes.main:
+                checkpoint.save(self.checkpoints, done, self.trained, self.optimizer, self.identity)
+                checkpoint.prune(self.checkpoints, self.settings.keep_checkpoints)
+
+    def _last_loss(self) -> float:
+        """What the log says of the step that is gone on from."""
+        rows = [row for row in read_metrics(self.output / "metrics.jsonl") if row["step"] <= self.start]
+        return float(rows[-1]["loss"]) if rows else math.nan
+
+    def _step(self, step: int, items: Iterator[TokenBatch]) -> tuple[float, float, int]:
+        """One optimiser step: the mean loss, the gradient's norm before clipping, the tokens of this process."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.total, self.settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        every, loss, tokens = self.settings.accumulate, 0.0, 0
+        try:
+            for _ in range(every):
+                with self.processes.together():
+                    item = next(items)
+                _seed(self.settings.seed, item.batch.step, self.processes.rank)
+                loss += self.gradient.add(item, 1 / every) / every
+                tokens += item.tokens
+        except TrainingError as error:
+            raise type(error)(f"step {step + 1}: {error}") from error
+        parameters = list(self.trained.parameters())
+        self.processes.add_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
         # Clipping by a norm that is not finite would put NaN into every weight.
-        self._finite("norm of the gradient", norm, item)
-        self.optimizer.step()
-        return float(loss.detach()), norm
-
-    def _loss(self, item: TokenBatch) -> torch.Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            queries = self.model.encode(item.query_ids, chunk_tokens=self.chunk_tokens)
-            documents = self.model.encode(item.document_ids, chunk_tokens=self.chunk_tokens)
-        loss: torch.Tensor = self.loss(queries, documents, Targets.of(item.batch, self.device))
-        return loss
-
-    def _finite(self, what: str, value: float, item: TokenBatch) -> None:
-        if not math.isfinite(value):
-            ids = ", ".join(query.query_id for query in item.batch.queries[:8])
-            raise TrainingError(
-                f"step {item.batch.step + 1}: the {what} is {value}; queries {ids}, … Lower train.learning_rate, or "
-                "use precision float32. The newest checkpoint is kept"
-            )
+        if not math.isfinite(norm):
+            raise gradient_not_finite(step, norm, item)
+        with self.processes.together(), memory("the optimiser", item, self.gradient.passes):
+            self.optimizer.step()
+        return loss, norm, tokens
 
 
-class _Interval:
-    """Sums between two lines of the metrics log."""
+def _seed(seed: int, batch: int, rank: int) -> None:
+    """Dropout as a function of the batch and the process: a resumed run draws what it would have drawn."""
+    torch.manual_seed(int(fingerprint("dropout", seed, batch, rank), 16))
 
-    def __init__(self, loss: float = math.nan) -> None:
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._queries = self._tokens = 0
-        self._start, self._before = time.monotonic(), loss
 
-    def add(self, loss: float, norm: float, item: TokenBatch) -> None:
-        self._losses.append(loss)
-        self._norms.append(norm)
-        self._queries += len(item.batch.queries)
-        self._tokens += item.tokens
-
-    @property
-    def loss(self) -> float:
-        """The mean so far; that of the interval before where this one is empty."""
-        return sum(self._losses) / len(self._losses) if self._losses else self._before
-
-    def row(self, step: int, rate: float) -> dict[str, Any]:
-        seconds = time.monotonic() - self._start
-        return {
-            "step": step,
-            "loss": self.loss,
-            "grad_norm": sum(self._norms) / len(self._norms),
-            "learning_rate": rate,
-            "queries_per_second": round(self._queries / seconds, 3),
-            "tokens_per_second": round(self._tokens / seconds, 1),
-        }
+def _times(count: int, size: int) -> str:
+    return f"{count} x {size}" if count > 1 else f"{size}"
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -355,7 +405,3 @@ def _tell_mixture(plan: BatchPlan, steps: int) -> None:
         stores = (part.dataset.corpus, part.dataset.queries(part.split))
         if media := sorted({kind for store in stores for kind, rows in store.kinds.items() if rows and kind != "text"}):
             logger.warning("%s holds %s; this model reads its texts alone", part.dataset.path, ", ".join(media))
-
-
-def _last_loss(metrics: Path) -> float:
-    return float(read_metrics(metrics)[-1]["loss"])

@@ -1,0 +1,286 @@
+"""The gradient of one batch: exact over all its negatives, in the memory of one chunk of texts.
+
+Gao, Zhang, Han and Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (RepL4NLP 2021,
+arXiv 2101.06983), over any number of processes. The loss depends on the model through the vectors alone, so a batch
+takes three parts:
+
+1. Each process encodes its own queries and documents in chunks of a token budget; all vectors are gathered.
+2. Each process computes the loss of its own queries against all documents, on vectors that are cut off from the model;
+   the gradients of the vectors are summed over the processes, and each takes those of its own texts.
+3. These go back through the encoder, and leave each process's part of the parameters' gradient.
+
+*Plain* and *cached* differ in 3 alone: plain keeps the encoder's graphs from 1; cached forgets them and encodes each
+chunk once more, with the random state that it had, so that dropout drops the same. What plain needs grows with the
+batch; what cached needs is one chunk's. The second pass must give the vectors of the first, or the gradient would be of
+something else: that is compared.
+
+Legend: Q queries and D documents of the global batch, n own texts, H hidden size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from teva_data.batching import token_batches
+from teva_data.errors import TevaError
+from torch import Tensor, nn
+
+from . import guards
+from .distributed import Processes
+from .feed import TokenBatch
+from .losses import Targets
+from .model import Retriever
+
+Loss = Callable[[Tensor, Tensor, Targets], Tensor]
+
+# What two passes over one chunk may differ by, relative to the vectors' norm. Kernels that differ with and without a
+# gradient stay far below it; another draw of dropout at 1 % is above.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
+
+
+class PassError(TevaError):
+    """The second pass of gradient caching gave other vectors than the first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """How texts go through the model.
+
+    Attributes:
+        chunk_tokens: tokens of one forward pass, padding included.
+        cached: encode twice and keep one chunk's activations; otherwise once, and keep those of all.
+        check: compare the second pass of the ``first`` chunk of queries and of documents with the first, or of ``all``.
+        precision: of the passes; the vectors and the loss are float32.
+    """
+
+    chunk_tokens: int
+    cached: bool = False
+    check: str = "first"
+    precision: torch.dtype = torch.float32
+
+    @contextlib.contextmanager
+    def cast(self, device: torch.device) -> Iterator[None]:
+        """Autocast in the passes' precision.
+
+        A context of its own for what has one graph: within one, weights that were cast without a gradient would be
+        taken again where there is to be one.
+        """
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            yield
+
+
+@dataclasses.dataclass
+class _Chunk:
+    rows: Tensor  # int64, which of the distinct texts
+    token_ids: list[Sequence[int]]
+    random: RandomState | None = None
+
+
+class RandomState:
+    """The states of the generators that a forward pass draws from: the CPU's and the device's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cpu = torch.get_rng_state()
+        self._module = None if device.type == "cpu" else torch.get_device_module(device)
+        self._which = (device,) if device.type == "cuda" else ()  # mps has one generator and takes no name for it
+        self._device = None if self._module is None else self._module.get_rng_state(*self._which)
+
+    def restore(self) -> None:
+        """Draw from here on what was drawn after this was made."""
+        torch.set_rng_state(self._cpu)
+        if self._module is not None:
+            self._module.set_rng_state(self._device, *self._which)
+
+
+class Encoding:
+    """The vectors of one process's queries or documents, and the way back from their gradients to the parameters.
+
+    Texts of the same tokens are encoded once, whatever their ids.
+
+    Args:
+        model: gives a text's vector.
+        token_ids: n own texts.
+        passes: chunks, precision, and whether the graph is kept.
+        role: ``query`` or ``document``, for messages.
+    """
+
+    def __init__(self, model: Retriever, token_ids: Sequence[Sequence[int]], passes: Passes, role: str) -> None:
+        self.model, self.passes, self.role = model, passes, role
+        numbers: dict[tuple[int, ...], int] = {}
+        self._which = torch.tensor([numbers.setdefault(tuple(ids), len(numbers)) for ids in token_ids])
+        distinct = list(numbers)
+        self._chunks = [
+            _Chunk(torch.from_numpy(rows), [distinct[row] for row in rows])
+            for rows in token_batches([len(ids) for ids in distinct], passes.chunk_tokens)
+        ]
+        self._graph: Tensor | None = None
+        if not distinct:
+            self._distinct = torch.zeros((0, 0), device=model.device)
+        elif passes.cached:
+            self._distinct = self._first_pass()
+        else:
+            with passes.cast(model.device):
+                self._graph = self._ordered([self._encode(chunk) for chunk in self._chunks])
+            self._distinct = self._graph.detach()
+
+    @property
+    def vectors(self) -> Tensor:
+        """float32 [n, H], without a gradient; [0, 0] where there is no text."""
+        return self._distinct[self._which.to(self._distinct.device)] if len(self._which) else self._distinct
+
+    def backward(self, gradient: Tensor) -> None:
+        """Add what the gradients [n, H] of :attr:`vectors` come to, to the parameters' gradients.
+
+        Raises:
+            PassError: the second pass gave other vectors than the first.
+        """
+        if not len(self._which):
+            return
+        summed = torch.zeros_like(self._distinct).index_add_(0, self._which.to(gradient.device), gradient)
+        if self._graph is not None:
+            torch.autograd.backward(self._graph, summed)
+            self._graph = None
+            return
+        after = RandomState(self.model.device)
+        for number, chunk in enumerate(self._chunks):
+            assert chunk.random is not None
+            chunk.random.restore()
+            rows = chunk.rows.to(summed.device)
+            with self.passes.cast(self.model.device):
+                again = self._encode(chunk)
+            if number == 0 or self.passes.check == "all":
+                self._compare(self._distinct[rows], again.detach(), number)
+            torch.autograd.backward(again, summed[rows])
+        after.restore()
+
+    def _encode(self, chunk: _Chunk) -> Tensor:
+        return self.model.encode(chunk.token_ids, chunk_tokens=self.passes.chunk_tokens)
+
+    def _first_pass(self) -> Tensor:
+        parts = []
+        with torch.no_grad(), self.passes.cast(self.model.device):
+            for chunk in self._chunks:
+                chunk.random = RandomState(self.model.device)
+                parts.append(self._encode(chunk))
+        return self._ordered(parts)
+
+    def _ordered(self, parts: Sequence[Tensor]) -> Tensor:
+        order = torch.cat([chunk.rows for chunk in self._chunks]).to(parts[0].device)
+        return torch.cat(list(parts))[torch.argsort(order)]
+
+    def _compare(self, first: Tensor, again: Tensor, number: int) -> None:
+        difference = float((again - first).norm() / first.norm().clamp(min=torch.finfo(first.dtype).tiny))
+        most = _TOLERANCE[self.passes.precision]
+        if not difference <= most:  # so that NaN fails too
+            raise PassError(
+                f"gradient caching: the second pass over chunk {number + 1} of {len(self._chunks)} of the "
+                f"{self.role} texts gave other vectors than the first (relative difference {difference:.2g}; expected "
+                f"at most {most}). The random state differs between the passes, or the model draws random numbers or "
+                "keeps a state outside of torch's generators. Set torch.gradient_cache: false"
+            )
+
+
+class BatchGradient:
+    """Adds the gradient of batches to the parameters of a model and of its loss.
+
+    Args:
+        model: the encoder.
+        loss: ``(queries [Q, H], documents [D, H], targets) -> scalar``, see :class:`teva_torch.losses.Targets`.
+        passes: how texts go through the model.
+        processes: those that share the batch.
+    """
+
+    def __init__(self, model: Retriever, loss: Loss, passes: Passes, processes: Processes | None = None) -> None:
+        self.model, self.loss, self.passes = model, loss, passes
+        self.processes = processes or Processes()
+        self._dim = 0
+
+    def encode(self, item: TokenBatch) -> tuple[Encoding, Encoding]:
+        """Part 1 of a batch, without an exchange: own queries and documents."""
+        return (
+            Encoding(self.model, item.query_ids, self.passes, "query"),
+            Encoding(self.model, item.document_ids, self.passes, "document"),
+        )
+
+    def leaves(self, item: TokenBatch, encodings: tuple[Encoding, Encoding]) -> tuple[Tensor, Tensor]:
+        """The vectors of all processes, cut off from the model: float32 [Q, H] and [D, H] that take a gradient."""
+        own = [encoding.vectors for encoding in encodings]
+        if not self._dim:
+            # A process without a text in this batch does not know H by itself.
+            self._dim = self.processes.largest(max(vectors.shape[1] for vectors in own))
+        totals = (item.batch.query_count, item.batch.document_count)
+        queries, documents = (
+            self.processes.gather(vectors.reshape(-1, self._dim), total).requires_grad_()
+            for vectors, total in zip(own, totals, strict=True)
+        )
+        return queries, documents
+
+    def own_loss(self, item: TokenBatch, queries: Tensor, documents: Tensor, scale: float) -> float:
+        """Part 2 without its exchange: the loss of the own queries, its gradient (times ``scale``) left in the leaves.
+
+        Args:
+            item: the batch.
+            queries: float32 [Q, H], a leaf.
+            documents: float32 [D, H], a leaf.
+            scale: 1 over the number of batches whose mean the step follows.
+
+        Returns:
+            The sum over the own queries divided by Q.
+
+        Raises:
+            TrainingError: it is not finite; the message names the queries.
+        """
+        if not item.batch.queries:
+            return 0.0
+        targets = Targets.of(item.batch, queries.device)
+        loss = self.loss(queries, documents, targets)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise guards.loss_not_finite(value, item, self.loss, queries, documents, targets)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        return value
+
+    def share(self, item: TokenBatch, queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """The exchange of part 2: gradients [n, H] of the own queries and documents, summed over the processes."""
+        own = []
+        for leaf, span in ((queries, item.batch.query_range), (documents, item.batch.document_range)):
+            gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            self.processes.add(gradient)
+            own.append(gradient[slice(*span)])
+        return own[0], own[1]
+
+    def add(self, item: TokenBatch, scale: float = 1.0) -> float:
+        """All parts of one batch.
+
+        The parameters' gradients are left as each process's part: who adds several batches sums them over the processes
+        once, with :meth:`Processes.add_gradients`.
+
+        Returns:
+            The loss of the global batch, the same in all processes.
+
+        Raises:
+            TrainingError: a vector or the loss is not finite, or the device has too little memory.
+            ProcessError: that happened in another process.
+        """
+        together, passes = self.processes.together, self.passes
+        with together(), guards.memory("encoding", item, passes):
+            encodings = self.encode(item)
+            guards.expect_finite(item, *(encoding.vectors for encoding in encodings))
+        queries, documents = self.leaves(item, encodings)
+        with together(), guards.memory("the loss", item, passes):
+            loss = self.own_loss(item, queries, documents, scale)
+        gradients = self.share(item, queries, documents)
+        with together(), guards.memory("the way back through the encoder", item, passes):
+            for encoding, gradient in zip(encodings, gradients, strict=True):
+                encoding.backward(gradient)
+        return self.processes.totals(loss)[0]
+
+    @property
+    def module(self) -> nn.Module:
+        """All that a step may change: the model, and the loss where it has parameters of its own."""
+        parts = {"retriever": self.model}
+        return nn.ModuleDict(parts | ({"loss": self.loss} if isinstance(self.loss, nn.Module) else {}))
