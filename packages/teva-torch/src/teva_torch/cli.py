@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ _TRAIN_HELP = """Train a retriever from a recipe.
 
 Any key of the recipe can be replaced: `--train.steps 200 --data.path DIR`. Starting again with the same recipe, data
 and output goes on from the newest checkpoint.
+
+Several processes, one for each GPU, share each batch: `torchrun --nproc_per_node 8 -m teva_torch.cli train RECIPE`.
 
 Keys of a recipe and their defaults:
 
@@ -39,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .training import train as train_
 
         result = train_(recipe, overrides, overwrite=overwrite)
-        print(f"{result.artifact.path}  (loss {result.loss:.4f} after {result.steps} steps)")
+        if os.environ.get("RANK", "0") == "0":  # under torchrun, one of the processes speaks for all
+            print(f"{result.artifact.path}  (loss {result.loss:.4f} after {result.steps} steps)")
 
     if words[:1] == ["train"]:
         from .init import key_table
