@@ -254,3 +254,23 @@ def test_another_error_stays_what_it_is(data):
 
     with pytest.raises(RuntimeError, match="something else"):
         BatchGradient(make_model("bert"), loss, Passes(24), Processes()).add(token_batch(data))
+
+
+def _kept(cached, batch_size, data):
+    """Bytes that autograd keeps of the encoder at most, in one step."""
+    from benchmarks.activations import kept_of
+
+    model = make_model("bert")
+    with kept_of(model) as kept:
+        item = token_batch(data, batch_size=batch_size)
+        BatchGradient(model, make_loss("infonce"), Passes(64, cached)).add(item)
+    assert kept.now == 0  # the step leaves nothing behind
+    return kept.most
+
+
+def test_activations_of_caching_do_not_grow_with_the_batch(tmp_path):
+    data = gradients.make_data(tmp_path / "large", queries=300, documents=500)
+    cached = [_kept(True, size, data) for size in (16, 64, 256)]
+    assert max(cached) <= 1.1 * min(cached)
+    plain = [_kept(False, size, data) for size in (16, 64, 256)]
+    assert plain[2] > 5 * plain[0] > 5 * cached[0]
