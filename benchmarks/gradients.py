@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 50
 MODELS = ("bert", "llama")
-# Name to what turns a backbone into the one that is trained.
-ADAPTERS: dict[str, Callable[[Any], Any]] = {"full": lambda backbone: backbone}
 # Name to what the recipe's loss section says.
 LOSSES: dict[str, dict[str, Any]] = {
     "infonce": {"temperature": 0.05},
@@ -46,7 +44,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "infonce and margin_mse": {"temperature": 0.05, "distillation": "margin_mse"},
 }  # fmt: skip
 # Name to (chunk_tokens, cached). Texts have 2 to 12 tokens: 24 makes chunks of 2 to 12 texts, the last ones cut short.
-PASSES = {
+PASSES: dict[str, tuple[int, bool]] = {
     "plain": (10**6, False), "plain in chunks": (24, False), "cached": (10**6, True), "cached unequal": (24, True),
 }  # fmt: skip
 Gradients = dict[str, "Tensor"]
@@ -118,8 +116,26 @@ def make_model(kind: str, adapter: str = "full", *, dropout: float = 0.0, seed: 
         for parameter in backbone.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
-    model = Retriever(ADAPTERS[adapter](backbone), pooling, normalize=True, pad_id=0)
+    model = Retriever(backbone, pooling, normalize=True, pad_id=0)
+    model.backbone = ADAPTERS[adapter](model.backbone)
     return model.train()
+
+
+def _lora(backbone: Any) -> Any:
+    import torch
+    from teva_torch.lora import add_lora
+    from teva_torch.recipe import LoraSection
+
+    adapted = add_lora(backbone, LoraSection(rank=4, dropout=0.0))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:  # zero at first: then the other half would have no gradient
+                parameter.normal_(std=0.1)
+    return adapted
+
+
+# Name to what turns a backbone into the one that is trained.
+ADAPTERS: dict[str, Callable[[Any], Any]] = {"full": lambda backbone: backbone, "lora": _lora}
 
 
 def token_batch(data: Path, step: int = 0, processes: Processes | None = None, **plan: Any) -> TokenBatch:

@@ -25,7 +25,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from teva_data.batching import token_batches
 from teva_data.errors import TevaError
 from torch import Tensor, nn
 
@@ -115,7 +114,7 @@ class Encoding:
         distinct = list(numbers)
         self._chunks = [
             _Chunk(torch.from_numpy(rows), [distinct[row] for row in rows])
-            for rows in token_batches([len(ids) for ids in distinct], passes.chunk_tokens)
+            for rows in model.chunks([len(ids) for ids in distinct], passes.chunk_tokens)
         ]
         self._graph: Tensor | None = None
         if not distinct:
@@ -124,7 +123,7 @@ class Encoding:
             self._distinct = self._first_pass()
         else:
             with passes.cast(model.device):
-                self._graph = self._ordered([self._encode(chunk) for chunk in self._chunks])
+                self._graph = self._ordered([model.vectors(chunk.token_ids) for chunk in self._chunks])
             self._distinct = self._graph.detach()
 
     @property
@@ -151,21 +150,18 @@ class Encoding:
             chunk.random.restore()
             rows = chunk.rows.to(summed.device)
             with self.passes.cast(self.model.device):
-                again = self._encode(chunk)
+                again = self.model.vectors(chunk.token_ids)
             if number == 0 or self.passes.check == "all":
                 self._compare(self._distinct[rows], again.detach(), number)
             torch.autograd.backward(again, summed[rows])
         after.restore()
-
-    def _encode(self, chunk: _Chunk) -> Tensor:
-        return self.model.encode(chunk.token_ids, chunk_tokens=self.passes.chunk_tokens)
 
     def _first_pass(self) -> Tensor:
         parts = []
         with torch.no_grad(), self.passes.cast(self.model.device):
             for chunk in self._chunks:
                 chunk.random = RandomState(self.model.device)
-                parts.append(self._encode(chunk))
+                parts.append(self.model.vectors(chunk.token_ids))
         return self._ordered(parts)
 
     def _ordered(self, parts: Sequence[Tensor]) -> Tensor:

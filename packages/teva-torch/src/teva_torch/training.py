@@ -226,7 +226,8 @@ class _Run:
             if self.start:
                 logger.info("going on after step %d of %d", self.start, self.total)
                 checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.trained, self.optimizer)
-        self.processes.broadcast(tensor.detach() for tensor in (*self.trained.parameters(), *self.trained.buffers()))
+        changing = (parameter.detach() for parameter in self.trained.parameters() if parameter.requires_grad)
+        self.processes.broadcast([*changing, *self.trained.buffers()])
         self._tell()
         loss = self._loop()
         with self.processes.together():
