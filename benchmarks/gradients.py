@@ -10,6 +10,7 @@ writes the gradients of all cases, as process 0 has them, to the safetensors fil
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -58,6 +59,11 @@ class Case:
     adapter: str
     loss: str
     passes: str
+
+    @property
+    def alone(self) -> Case:
+        """The way that all ways to this gradient are compared with: see :func:`plainly`."""
+        return dataclasses.replace(self, passes="")
 
     @property
     def name(self) -> str:
@@ -181,20 +187,22 @@ def by_teva(case: Case, data: Path, processes: Processes | None = None, **plan: 
     )
     gradient.add(token_batch(data, processes=processes, **plan))
     processes.add_gradients(gradient.module.parameters())
-    return gradients_of(model)
+    return gradients_of(gradient.module)
 
 
-def plainly(case: Case, data: Path, **plan: Any) -> Gradients:
+@functools.cache
+def plainly(case: Case, data: Path) -> Gradients:
     """The same by autograd alone: each text by itself, one graph over all, no code of the step."""
     import torch
     from teva_torch.losses import Targets
 
-    model, item = make_model(case.model, case.adapter), token_batch(data, **plan)
+    model, item = make_model(case.model, case.adapter), token_batch(data)
     queries, documents = (
         torch.cat([model(*model.pad([ids])) for ids in texts]) for texts in (item.query_ids, item.document_ids)
     )
-    make_loss(case.loss)(queries, documents, Targets.of(item.batch, "cpu")).backward()
-    return gradients_of(model)
+    loss = make_loss(case.loss)
+    loss(queries, documents, Targets.of(item.batch, "cpu")).backward()
+    return gradients_of(torch.nn.ModuleDict({"retriever": model, "loss": loss}))
 
 
 def gradients_of(model: Any) -> Gradients:

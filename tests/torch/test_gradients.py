@@ -28,14 +28,14 @@ def by_two(data, tmp_path_factory):
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_one_process_has_the_plain_gradient(case, data):
-    whole, each = relative_difference(gradients.by_teva(case, data), gradients.plainly(case, data))
+    whole, each = relative_difference(gradients.by_teva(case, data), gradients.plainly(case.alone, data))
     assert whole <= MOST
     assert each <= 10 * MOST
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_two_processes_have_the_plain_gradient(case, data, by_two):
-    whole, each = relative_difference(by_two[case.name], gradients.plainly(case, data))
+    whole, each = relative_difference(by_two[case.name], gradients.plainly(case.alone, data))
     assert whole <= MOST
     assert each <= 10 * MOST
 
