@@ -89,6 +89,27 @@ def weight_options(weights: str, device: torch.device) -> dict[str, Any]:
     return {"dtype": {"float32": torch.float32, "bfloat16": torch.bfloat16}[weights]}
 
 
+def attention_option(name: str, device: torch.device) -> str | None:
+    """transformers' ``attn_implementation`` for ``torch.attention``; None leaves the choice to it.
+
+    Raises:
+        MissingExtraError: flash_attention_2 without flash-attn.
+        RecipeError: flash_attention_2 without a GPU.
+    """
+    if name == "flash_attention_2":
+        if device.type != "cuda":
+            raise RecipeError(f"torch.attention: flash_attention_2 runs on GPUs alone, not on {device.type}. Use auto")
+        if importlib.util.find_spec("flash_attn") is None:
+            raise MissingExtraError("torch.attention: flash_attention_2", "teva-torch[flash-attn]")
+    # `varlen` is turned on once the model is there, whose architecture decides whether it can be.
+    return None if name in ("auto", "varlen") else name
+
+
+def attention_dropout(config: Any) -> float:
+    """The dropout of an architecture's attention weights in training."""
+    return float(getattr(config, "attention_dropout", getattr(config, "attention_probs_dropout_prob", 0.0)) or 0.0)
+
+
 def with_direction(config: Any, *, bidirectional: bool) -> Any:
     """A model's configuration with the direction in which it reads.
 

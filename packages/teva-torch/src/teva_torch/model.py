@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,20 @@ from teva_data.errors import ArtifactError
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
-from . import plugins
-from .backbones import checkpoint_gradients, load_backbone, pad_id, weight_options, without_cache
+from . import packing, plugins
+from .backbones import (
+    attention_dropout,
+    attention_option,
+    checkpoint_gradients,
+    load_backbone,
+    pad_id,
+    weight_options,
+    without_cache,
+)
 from .lora import add_lora
 from .recipe import torch_section
+
+logger = logging.getLogger(__name__)
 
 
 class Retriever(nn.Module):
@@ -42,6 +53,7 @@ class Retriever(nn.Module):
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
         self._options = without_cache(backbone)
+        self.packed, self._first_position = False, 0
 
     @classmethod
     def load(
@@ -101,14 +113,37 @@ class Retriever(nn.Module):
         """
         settings, options = recipe.model, torch_section(recipe)
         model = cls.load(
-            base, pooling=settings.pooling, normalize=settings.normalize, attention=options.attention,
-            bidirectional=settings.bidirectional, device=device, **weight_options(options.weights, device),
+            base, pooling=settings.pooling, normalize=settings.normalize,
+            attention=attention_option(options.attention, device), bidirectional=settings.bidirectional,
+            device=device, **weight_options(options.weights, device),
         )  # fmt: skip
+        if options.attention == "varlen":
+            half = "bfloat16" in (recipe.train.precision, options.weights) or options.weights == "nf4"
+            model.pack(torch.bfloat16 if half else torch.float32)
         if options.gradient_checkpointing:
             checkpoint_gradients(model.backbone)
         if options.lora is not None:
             model.backbone = add_lora(model.backbone, options.lora)
         return model
+
+    def pack(self, dtype: torch.dtype) -> bool:
+        """Run texts through the backbone as one row without padding, where this device can; says why where it cannot.
+
+        Args:
+            dtype: in which attention is computed.
+
+        Returns:
+            Whether it does.
+        """
+        if reason := packing.why_not(self.backbone, self.device, dtype):
+            logger.warning("torch.attention: varlen: %s. Texts of like length go together instead", reason)
+            return False
+        dropout = attention_dropout(self.backbone.config)
+        if dropout:
+            logger.warning("varlen attention has no dropout: the model's own of %s is off in its attention", dropout)
+        self.backbone.set_attn_implementation(packing.register())
+        self.packed, self._first_position = True, packing.first_position(self.backbone)
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -125,8 +160,16 @@ class Retriever(nn.Module):
         Returns:
             float32 [B, H].
         """
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **self._options).last_hidden_state
-        return self._pooled(hidden, attention_mask)
+        if self.packed:
+            packed = packing.Packed.of(input_ids, attention_mask, self._first_position)
+            row = self.backbone(
+                input_ids=packed.ids, position_ids=packed.positions, **packed.arguments, **self._options
+            )
+            vectors = packed.pool(self.pooling, row.last_hidden_state[0])
+        else:
+            padded = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **self._options)
+            vectors = self.pooling(padded.last_hidden_state, attention_mask)
+        return nn.functional.normalize(vectors.float(), dim=-1) if self.normalize else vectors.float()
 
     def vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order."""
@@ -138,9 +181,9 @@ class Retriever(nn.Module):
 
         Args:
             lengths: tokens of each text.
-            chunk_tokens: tokens of one forward pass, padding included.
+            chunk_tokens: tokens of one forward pass, padding included where there is any.
         """
-        return token_batches(lengths, chunk_tokens)
+        return packing.packed_batches(lengths, chunk_tokens) if self.packed else token_batches(lengths, chunk_tokens)
 
     def encode(self, token_ids: Sequence[Sequence[int]], *, chunk_tokens: int) -> Tensor:
         """Vectors of token ids of any lengths, texts of like length together; the order is that of the input.
@@ -166,7 +209,3 @@ class Retriever(nn.Module):
             ids[row, : len(tokens)] = torch.as_tensor(tokens)
             mask[row, : len(tokens)] = 1
         return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
-
-    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        vectors = self.pooling(hidden, mask).float()
-        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors

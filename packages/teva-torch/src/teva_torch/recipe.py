@@ -37,9 +37,10 @@ class TorchSection(Section):
     """What only teva-torch has."""
 
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps")
-    attention: str | None = Field(
-        None, description="transformers' attn_implementation: sdpa, eager, flash_attention_2; empty: its own choice"
-    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "varlen"] = Field(
+        "auto", description="auto (transformers' own choice), sdpa, eager, flash_attention_2, varlen (no padding; on "
+        "GPUs, in bfloat16)",
+    )  # fmt: skip
     lora: LoraSection | None = Field(
         None, description="train adapters: rank, alpha, dropout, targets, dora, rslora ({} for the defaults); empty: "
         "train all weights",
