@@ -164,6 +164,7 @@ def same_order_everywhere(context: Context) -> Result:
 
     data = context.work / "scifact"
     convert(context.data / "scifact", data)
+    _mine(data, context.seed)
     random = np.random.default_rng(context.seed)
     steps = sorted({0, 1, FAR, *random.integers(0, 10**6, 20 if context.quick else 300).tolist()})
     whole = digests(data, steps, 1)
@@ -176,18 +177,35 @@ def same_order_everywhere(context: Context) -> Result:
         found = _elsewhere(data, steps, hash_seed)
         figures[f"batches that differ, interpreter with hash seed {hash_seed}"] = _differing(whole, found)
     figures["distinct batches"] = len(set(whole))
+    figures["listed negatives in step 0"] = int((_plan(data).batch(0).groups[:, 1:] >= 0).sum())
     differ = sum(value for name, value in figures.items() if name.startswith("batches that differ"))
-    return Result(figures, differ == 0 and len(set(whole)) == len(steps))
+    good = differ == 0 and len(set(whole)) == len(steps) and figures["listed negatives in step 0"] > 0
+    return Result(figures, good)
 
 
-def digests(data: Path, steps: Sequence[int], world: int) -> list[str]:
-    """A checksum of each step's global batch, put together from the parts of ``world`` processes."""
+def _mine(data: Path, seed: int) -> None:
+    """The split ``train-mined``: scifact lists no negatives, and a choice among them is part of the order."""
+    from teva_data import Dataset, mine_negatives, write_run
+
+    dataset, random, run = Dataset.open(data), np.random.default_rng(seed), data.parent / "run.tsv"
+    ids = dataset.corpus.docids(0, len(dataset.corpus))
+    found = {query.query_id: random.choice(len(ids), 20, replace=False) for query in dataset.queries("train")}
+    write_run(run, {name: [(ids[row], -float(rank)) for rank, row in enumerate(rows)] for name, rows in found.items()})
+    mine_negatives(dataset, "train", run, data / "train-mined.jsonl", count=12, depth=20)
+
+
+def _plan(data: Path) -> Any:
     from teva_data.dataset import Dataset
     from teva_data.plan import BatchPlan, Part
 
     dataset = Dataset.open(data)
-    parts = [Part(dataset, "train", query_prompt="claim: "), Part(dataset, "test", negatives=1)]
-    plan = BatchPlan(parts, batch_size=24, negatives=3, seed=5, mixing="temperature", mixing_temperature=2.0)
+    parts = [Part(dataset, "train-mined", query_prompt="claim: "), Part(dataset, "test", negatives=1)]
+    return BatchPlan(parts, batch_size=24, negatives=3, seed=5, mixing="temperature", mixing_temperature=2.0)
+
+
+def digests(data: Path, steps: Sequence[int], world: int) -> list[str]:
+    """A checksum of each step's global batch, put together from the parts of ``world`` processes."""
+    plan = _plan(data)
     return [_digest([plan.batch(step, rank, world) for rank in range(world)]) for step in steps]
 
 
