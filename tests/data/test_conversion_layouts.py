@@ -18,9 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from teva_data.conversion import LAYOUTS, convert
+from teva_data.conversion import LAYOUTS, Options, convert, recognise, write_dataset
+from teva_data.conversion.tables import open_tables
+from teva_data.conversion.tables_hub import HubTables
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
+
+from .replicas import hub_repository
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
 
@@ -425,8 +429,6 @@ def test_every_layout_has_what_the_registry_asks_for():
 
 
 def test_only_the_layout_that_fits_is_recognised(tmp_path, v2, plain):
-    from teva_data.conversion import recognise
-    from teva_data.conversion.tables import open_tables
 
     jsonl(tmp_path / "v1.jsonl", v1_rows(2, 3))
     jsonl(tmp_path / "bge.jsonl", [{"query": "a", "pos": ["b"], "neg": ["c"]}])
@@ -447,8 +449,7 @@ def test_only_the_layout_that_fits_is_recognised(tmp_path, v2, plain):
 
 def test_same_source_through_files_and_through_datasets(tmp_path):
     """The code that reads the hub gives the same dataset as the code that reads files."""
-    from teva_data.conversion import Options, _layout
-    from teva_data.conversion.tables_hub import HubTables
+    from teva_data.conversion import _layout
     from teva_data.writing import DatasetWriter
 
     rows = v1_rows(50, 8)
@@ -468,3 +469,42 @@ def test_recognising_a_layout_tells_of_no_reading(v2, tmp_path, caplog):
         convert(v2, tmp_path / "out")
     told = [record.getMessage() for record in caplog.records]
     assert "read in the layout 'tevatron-v2'" in told[0]
+
+
+# --- BEIR as it lies on the hub ---
+
+
+def test_beir_of_the_hub_with_its_judgements_in_a_second_repository(tmp_path):
+    """``BeIR/scifact`` has the configs corpus and queries; ``BeIR/scifact-qrels`` has a TSV for each split."""
+    columns = {"_id": "string", "title": "string", "text": "string"}
+    source = hub_repository(
+        tmp_path / "scifact",
+        {
+            "corpus": {"corpus": [{"_id": f"{n}", "title": "", "text": f"text {n}"} for n in range(4)]},
+            "queries": {"queries": [{"_id": f"{n}", "title": "", "text": f"claim {n}"} for n in range(3)]},
+        },
+        {"corpus": columns, "queries": columns},
+    )
+    for tables in (open_tables(source), HubTables(str(source))):
+        with refused("scifact-qrels"):
+            write_dataset(tables, tmp_path / "none", "beir", Options())
+    apart = tmp_path / "scifact-qrels"
+    apart.mkdir()
+    (apart / "README.md").write_text("---\nlanguage: [en]\n---\n")
+    (apart / "train.tsv").write_text("query-id\tcorpus-id\tscore\n0\t1\t1\n0\t2\t2\n")
+    (apart / "test.tsv").write_text("query-id\tcorpus-id\tscore\n2\t3\t1\n")
+    for number, tables in enumerate((open_tables(source), HubTables(str(source)))):
+        assert recognise(tables)[0] == "beir"
+        write_dataset(tables, tmp_path / f"out{number}", "beir", Options())
+        out = Dataset.open(tmp_path / f"out{number}")
+        assert {split: out.qrels(split) for split in out.splits} == {
+            "train": {"0": {"1": 1, "2": 2}}, "test": {"2": {"3": 1}},
+        }  # fmt: skip
+        assert [query.query_text for query in out.queries("train")] == ["claim 0"]
+    third = {"default": {"test": [{"query-id": "2", "corpus-id": "3", "score": 1.0}]}}
+    configs = {name: {name: [{"_id": "2", "title": "", "text": "t"}, {"_id": "3", "title": "", "text": "u"}]}
+               for name in ("corpus", "queries")}  # fmt: skip
+    judged = {"query-id": "string", "corpus-id": "string", "score": "float64"}
+    features = {"corpus": columns, "queries": columns, "default": judged}
+    mteb = hub_repository(tmp_path / "mteb", {**configs, **third}, features)
+    assert recognise(open_tables(mteb))[0] == "mteb"

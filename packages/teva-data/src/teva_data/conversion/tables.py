@@ -69,6 +69,14 @@ class Tables(ABC):
         """The local files of a table; empty for the hub."""
         return []
 
+    def beside(self, ending: str) -> Tables | None:
+        """The source whose name is this one's with an ending, such as BEIR's ``scifact-qrels``; None where none is.
+
+        Raises:
+            DataError: the hub cannot be asked, or has no such dataset.
+        """
+        return None
+
     def first(self, name: str, split: str | None = None) -> Row:
         """The first row, kept once it was read: what a layout is recognised by."""
         key = name, split
@@ -150,9 +158,14 @@ class LocalTables(Tables):
     Args:
         path: the file or directory.
 
+    Attributes:
+        id: on the hub, where the directory is of the hub's local cache.
+
     Raises:
         DataError: nothing is there.
     """
+
+    id: str | None = None
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -167,6 +180,14 @@ class LocalTables(Tables):
         self.hub = configs is not None
         self._tables = configs if configs is not None else _by_names(path) if directory else _single(path)
         self._archives = Archives(path if directory else path.parent)
+
+    def beside(self, ending: str) -> Tables | None:
+        """See :meth:`Tables.beside`."""
+        if self.id is not None:
+            return open_tables(f"{self.id}{ending}", offline=True)
+        assert self.path is not None
+        other = self.path.absolute().with_name(f"{self.path.absolute().name}{ending}")
+        return LocalTables(other) if other.is_dir() else None
 
     def names(self) -> list[str]:
         """The tables."""
@@ -223,7 +244,7 @@ def open_tables(
 
     if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         tables = LocalTables(cached(name, revision))
-        tables.name = name
+        tables.name = tables.id = name
         return tables
     return HubTables(name, revision=revision, token=token)
 

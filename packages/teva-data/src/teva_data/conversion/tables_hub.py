@@ -43,6 +43,10 @@ class HubTables(Tables):
         with _asking(source):
             self._names = datasets.get_dataset_config_names(source, **self._options)
 
+    def beside(self, ending: str) -> Tables:
+        """See :meth:`Tables.beside`; the newest revision."""
+        return HubTables(f"{self.name}{ending}", token=self._options["token"])
+
     def names(self) -> list[str]:
         """The configs."""
         return list(self._names)

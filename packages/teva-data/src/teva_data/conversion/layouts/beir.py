@@ -1,4 +1,7 @@
-"""The layout of BEIR: a corpus, queries, and judgements for each split; in files, or as configs of the hub."""
+"""The layout of BEIR: a corpus, queries, and judgements for each split; in files, or as configs of the hub.
+
+BEIR's own uploads keep the judgements in a second repository, ``BeIR/scifact-qrels`` beside ``BeIR/scifact``.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,18 @@ CORPUS, QUERIES, QRELS = "corpus", "queries", "qrels"
 
 
 def recognise(tables: Tables) -> str | None:
-    """A corpus and queries with ``_id``, and judgements in TSV files or in a config ``<name>-qrels``."""
+    """A corpus and queries with ``_id``, and judgements in TSV files, in a config ``<name>-qrels`` or apart."""
     names = tables.names()
     queries = [name for name in names if name == QUERIES or name.startswith(f"{QUERIES}.")]
-    if CORPUS not in names or not queries or not _judgement_tables(tables):
+    judged = _judgement_tables(tables)
+    apart = tables.hub and {*names} == {CORPUS, QUERIES}  # with a third config it is another layout of the hub
+    if CORPUS not in names or not queries or not (judged or apart):
         return None
-    if tables.hub and not any(name.endswith(f"-{QRELS}") for name in names):
+    if tables.hub and judged and not any(name.endswith(f"-{QRELS}") for name in names):
         return None
     if not all("_id" in tables.columns(name) for name in (CORPUS, queries[0])):
         return None
-    return "a corpus and queries with '_id', and judgements"
+    return f"a corpus and queries with '_id', and judgements{'' if judged else ' apart, as on the hub'}"
 
 
 def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
@@ -40,7 +45,8 @@ def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
     """
     if CORPUS not in tables.names():
         raise DataError("no corpus", file=tables.path or tables.name, found=tables.names(), expected="corpus.jsonl")
-    splits = _splits(tables, options)
+    judgements, places = _judgements(tables)
+    splits = _splits(tables, judgements, places, options)
     fields = Fields(media=False).told(options.query_field, options.document_field)
     files = tables.files(CORPUS)
     corpus = files[0].name if files else CORPUS
@@ -50,8 +56,19 @@ def convert(tables: Tables, writer: DatasetWriter, options: Options) -> None:
         for split, (queries, (name, part)) in splits.items():
             place = str(next(iter(tables.files(queries)), queries))
             with Judged(writer.work) as judged:
-                read_judgements(judgement_rows(tables, name, part), documents, judged, corpus=corpus)
+                read_judgements(judgement_rows(judgements, name, part), documents, judged, corpus=corpus)
                 copy_queries(tables, tables.rows(queries), judged, writer, split, fields, source=place)
+
+
+def _judgements(tables: Tables) -> tuple[Tables, dict[str, list[tuple[str, str]]]]:
+    """The source that holds the judgements, and the table and split there of each split."""
+    places = _judgement_tables(tables)
+    if places or not tables.hub or (apart := tables.beside(f"-{QRELS}")) is None:
+        return tables, places
+    for name in apart.names():
+        for split in apart.splits(name):
+            places.setdefault(split, []).append((name, split))
+    return apart, places
 
 
 def _judgement_tables(tables: Tables) -> dict[str, list[tuple[str, str]]]:
@@ -66,14 +83,16 @@ def _judgement_tables(tables: Tables) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def _splits(tables: Tables, options: Options) -> dict[str, tuple[str, tuple[str, str]]]:
+def _splits(
+    tables: Tables, judgements: Tables, judged: dict[str, list[tuple[str, str]]], options: Options
+) -> dict[str, tuple[str, tuple[str, str]]]:
     """Table of queries, and table and split of the judgements, of each split that has both."""
     splits, alone = {}, []
     names = tables.names()
-    for split, places in sorted(_judgement_tables(tables).items()):
+    for split, places in sorted(judged.items()):
         if not options.wants(split):
             continue
-        files = tables.files(*places[-1])
+        files = judgements.files(*places[-1])
         where = str(files[0]) if files else places[0][0]
         if split == CORPUS or len(places) > 1 or len(files) > 1:
             raise DataError(
@@ -90,6 +109,7 @@ def _splits(tables: Tables, options: Options) -> dict[str, tuple[str, tuple[str,
     if not splits:
         raise DataError(
             "no split with queries and judgements", file=tables.path or tables.name, found=names,
-            expected="qrels/<split>.tsv or qrels.<split>.tsv, and queries.jsonl or queries.<split>.jsonl",
+            expected="qrels/<split>.tsv or qrels.<split>.tsv, and queries.jsonl or queries.<split>.jsonl; of the hub's "
+            f"arrangement, judgements in {tables.name}-{QRELS}",
         )  # fmt: skip
     return splits
