@@ -81,3 +81,12 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_what_another_process_wrote_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "data"
+    with pytest.raises(TevaError, match="another process"), atomic_directory(path, replace=False) as ours:  # noqa: PT012 - it fails at its end
+        (ours / "x").write_text("ours")
+        with atomic_directory(path, replace=False) as theirs:
+            (theirs / "x").write_text("theirs")
+    assert [(each.name, (each / "x").read_text()) for each in tmp_path.iterdir()] == [("data", "theirs")]

@@ -45,10 +45,11 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
+def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Fill a temporary directory beside ``path``; it becomes ``path`` when the block ends well.
 
-    An existing ``path`` is replaced: it is moved aside first and removed last. A kill leaves the old or the new
+    An existing ``path`` is replaced (unless ``replace`` is False: then what another process has put there meanwhile
+    stays, and it is an error): it is moved aside first and removed last. A kill leaves the old or the new
     directory, never a mixture; where it fell between the two renames, the old one lies aside until :func:`recover`
     puts it back, which the next call for the same path does too.
     """
@@ -63,6 +64,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             if file.is_file():
                 _sync_file(file)
         old = None
+        if not replace and path.exists() and any(path.iterdir()):
+            raise TevaError(f"{path}: another process has written it meanwhile; what it wrote is kept")
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old")) / "was"
             path.replace(old)

@@ -178,13 +178,13 @@ def convert(
     options = Options(
         query_field, document_field, held_out, tuple(splits), part, tuple(modalities), documents, clips, missing
     )
-    write_dataset(tables, destination, layout, options, form=form, media=media)
+    write_dataset(tables, destination, layout, options, form=form, media=media, overwrite=overwrite)
     return destination
 
 
 def write_dataset(
     tables: Tables, destination: Path, layout: str, options: Options, *, form: Form = "jsonl",
-    media: MediaForm = "files", card: Mapping[str, object] | None = None,
+    media: MediaForm = "files", card: Mapping[str, object] | None = None, overwrite: bool = False,
 ) -> dict[str, int]:  # fmt: skip
     """Write tables that are open; see :func:`convert`.
 
@@ -196,14 +196,19 @@ def write_dataset(
         form: see :func:`convert`.
         media: see :func:`convert`.
         card: fields of ``dataset.yaml``, which come before those of the layout.
+        overwrite: a dataset that is there when this one is done is replaced.
 
     Returns:
         How many queries each split has.
+
+    Raises:
+        DataError: a row is bad, or an option is given that the layout does not read.
+        TevaError: another process has put something at ``destination`` meanwhile.
     """
     _check_read(layout, options)
     root = tables.path.parent if tables.path is not None and tables.path.is_file() else tables.path
     with (
-        atomic_directory(destination) as temporary,
+        atomic_directory(destination, replace=overwrite) as temporary,
         DatasetWriter(temporary, form=form, media=media, source=root) as writer,
     ):
         writer.card(**{"name": tables.name, **(card or {})})

@@ -62,7 +62,9 @@ def convert_declared(
         "name": found.name, "license": found.license, "languages": list(found.languages),
         "source": ", ".join(f"{each.hub}@{each.revision or 'newest'}" for each in found.sources),
     }  # fmt: skip
-    counts = write_dataset(tables, destination, found.layout, options, form=form, media=media, card=card)
+    counts = write_dataset(
+        tables, destination, found.layout, options, form=form, media=media, card=card, overwrite=overwrite
+    )
     _compare(found, counts)
     return destination
 
