@@ -33,6 +33,8 @@ def test_a_run_learns_and_leaves_everything(recipe, tmp_path):
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
     assert rows[-1]["loss"] == result.loss
     assert [row["step"] for row in rows if row["step"] % 2] == [25]
+    # Queries have at least two special tokens, and a document each: no mistaking one rate for the other.
+    assert all(row["tokens_per_second"] > 4 * row["queries_per_second"] for row in rows)
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000050", "step-00000060"]
     assert (tmp_path / "run/loss.png").read_bytes()[:4] == b"\x89PNG"
     assert "artifact:" in (tmp_path / "run/train.log").read_text()

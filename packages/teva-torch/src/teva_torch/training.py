@@ -309,7 +309,8 @@ class _Run:
                     logger.info("ends after step %d: %d measurements without a better one", step, settings.patience)
                     break
                 done = step + 1
-                interval.add(*self._step(step, items), queries)
+                step_loss, norm, tokens = self._step(step, items)
+                interval.add(step_loss, norm, queries, tokens)
                 progress(queries, f"step {done}, loss {interval.loss:.4f}")
                 # Sums are logged at fixed steps and saved steps begin a new one, so a resumed log has the same lines.
                 measured, last = done % (settings.eval_every or done + 1) == 0, done == self.total
