@@ -29,7 +29,11 @@ GROUPS = (
     "real_run", "data", "torch", "scale", "jax", "infer", "eval", "images", "video_audio", "scale_out", "faults",
 )  # fmt: skip
 # Groups some of whose claims stand in the modules of other groups.
-ALSO: Mapping[str, tuple[str, ...]] = {"real_run": ("eval",), "data": ("data_order", "data_convert")}
+ALSO: Mapping[str, tuple[str, ...]] = {
+    "real_run": ("eval",),
+    "data": ("data_order", "data_convert"),
+    "torch": ("torch_speed",),
+}
 NEEDS = ("data", "gpu")
 SCHEMA = "1"
 ROOT = Path(__file__).resolve().parents[2]

@@ -45,7 +45,7 @@ def test_bytes_of_a_file_and_of_an_archive(root):
         {"docid": "text", "text": "words"},
     )
     file, archive, text = store.get([0, 1, 2])
-    assert file.pieces == file.media == (Media("image", f"{root}/media/a.png", 0, 9),)
+    assert file.pieces == file.media == (Media("image", f"{root}/media/a.png", 0, 9, 9),)
     assert (file.document_text, file.title) == ("", "")
     assert [each.read() for document in (file, archive) for each in document.media] == [
         PICTURES["a.png"], PICTURES["b.png"],
@@ -81,9 +81,9 @@ def test_a_query_may_be_a_recording(root):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     first, second, third = QueryStore.open(path)
-    assert first.pieces == (Media("audio", f"{root}/media/c.opus", 0, 5),)
+    assert first.pieces == (Media("audio", f"{root}/media/c.opus", 0, 5, 5),)
     assert (first.query_text, first.positive_document_ids) == ("", ("d",))
-    assert second.pieces == ("what is this", Media("image", f"{root}/media/a.png", 0, 9))
+    assert second.pieces == ("what is this", Media("image", f"{root}/media/a.png", 0, 9, 9))
     assert (third.pieces, second.prompt) == ((), "p")
     assert QueryStore.open(path).kinds == {"text": 2, "image": 1, "video": 0, "audio": 1}
 
@@ -126,8 +126,14 @@ def test_empty_file_is_refused(root):
 def test_file_that_became_shorter_is_told_when_it_is_read(root):
     (media,) = corpus(root, {"docid": "a", "image": "media/b.png"}).get([0])[0].media
     (root / "media" / "b.png").write_bytes(b"cut")
-    with pytest.raises(DataError, match=r"b\.png: the image is not whole; found '3 bytes at 0'; expected 23 bytes"):
+    with pytest.raises(DataError, match=r"b\.png: the file has been replaced; found '3 bytes'; expected the 23"):
         media.read()
+    (root / "media" / "b.png").write_bytes(b"another picture, longer than the one before")
+    with pytest.raises(DataError, match=r"b\.png: the file has been replaced; found '43 bytes'; expected the 23"):
+        media.read()
+    (root / "media" / "b.png").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"b\.png: the image is not whole; found '3 bytes at 0'; expected 23 bytes"):
+        media._replace(size=-1).read()
     (root / "media" / "b.png").unlink()
     with pytest.raises(DataError, match=r"b\.png: the image cannot be read"):
         media.read()

@@ -35,7 +35,7 @@ from .table import NAMES, Column, Table, arrow_schema, write_places
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = "3"
+STORE_VERSION = "4"
 BATCH_ROWS, BATCH_CHARACTERS = 1 << 16, 1 << 24
 """A batch of the Arrow file ends at whichever comes first; it is held in memory while it fills."""
 TABLE, PLACES, MANIFEST = "rows.arrow", "places", "manifest.json"

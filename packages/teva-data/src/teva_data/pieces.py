@@ -26,27 +26,36 @@ class Media(NamedTuple):
         path: the file.
         offset: where its bytes begin in that file.
         length: how many there are; -1: all to the end of the file.
+        size: bytes of the whole file when the dataset's store was made; -1: not known.
     """
 
     kind: str
     path: str
     offset: int = 0
     length: int = -1
+    size: int = -1
 
     def read(self) -> bytes:
         """The bytes, as they are stored.
 
         Raises:
-            DataError: the file cannot be read, or has become shorter than it was.
+            DataError: the file cannot be read, or is not as large as it was when the dataset's store was made.
         """
         from .errors import DataError
 
         try:
             with Path(self.path).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
                 file.seek(self.offset)
                 data = file.read(self.length)
         except OSError as error:
             raise DataError(f"the {self.kind} cannot be read: {error.strerror}", file=self.path) from error
+        if self.size >= 0 and size != self.size:
+            raise DataError(
+                "the file has been replaced", file=self.path, found=f"{size} bytes",
+                expected=f"the {self.size} that it had when the dataset was read",
+                hint="Put the file back; or remove .teva beside the corpus, and train anew",
+            )  # fmt: skip
         if not data or (self.length >= 0 and len(data) != self.length):
             raise DataError(
                 f"the {self.kind} is not whole", file=self.path, found=f"{len(data)} bytes at {self.offset}",
@@ -57,7 +66,8 @@ class Media(NamedTuple):
 
 
 Piece = str | Media
-# As a store keeps pieces: [start, stop] of a text in the record's text, [kind, file, offset, length] of the others.
+# As a store keeps pieces: [start, stop] of a text in the record's text, [kind, file, offset, length, size of the file]
+# of the others.
 Stored = list[list[Any]]
 
 
@@ -73,7 +83,7 @@ class Shelf:
         self._sizes: dict[str, int] = {}
 
     def place(self, row: Row, field: str, value: Any, kind: str) -> list[Any]:
-        """``[kind, file, offset, length]`` of a media value.
+        """``[kind, file, offset, length, size of the file]`` of a media value.
 
         Raises:
             DataError: it is neither a path nor an address, it leaves the dataset's directory, or there are no bytes.
@@ -102,7 +112,7 @@ class Shelf:
                 "no bytes there" if length < 1 else "the file is shorter than that", field, found=value,
                 expected=f"a range within the {size} bytes of {file}",
             )  # fmt: skip
-        return [kind, file, offset, length]
+        return [kind, file, offset, length, size]
 
     def _size(self, row: Row, field: str, file: str) -> int:
         size = self._sizes.get(file)
@@ -157,6 +167,6 @@ def load(text: str, column: str | None, root: str) -> tuple[Piece, ...]:
     if column is None:
         return ()
     return tuple(
-        text[part[0] : part[1]] if len(part) == 2 else Media(part[0], f"{root}/{part[1]}", part[2], part[3])
+        text[part[0] : part[1]] if len(part) == 2 else Media(part[0], f"{root}/{part[1]}", *part[2:])
         for part in json.loads(column)
     )

@@ -117,7 +117,7 @@ def undecodable(row: Row, pieces: Stored, root: Path) -> Iterator[DataError]:
 
     Args:
         row: for addresses.
-        pieces: as the parser gave them: ``[kind, file, offset, length]`` of a medium.
+        pieces: as the parser gave them: ``[kind, file, offset, length, size]`` of a medium.
         root: the dataset's directory.
 
     Raises:
@@ -125,7 +125,7 @@ def undecodable(row: Row, pieces: Stored, root: Path) -> Iterator[DataError]:
     """
     from teva_data.modalities import decode
 
-    for kind, file, offset, length in (piece for piece in pieces if len(piece) == 4):
+    for kind, file, offset, length, _ in (piece for piece in pieces if len(piece) > 2):
         try:
             decode(Media(kind, str(root / file), offset, length))
         except DataError as error:
