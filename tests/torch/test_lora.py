@@ -167,6 +167,14 @@ def test_bfloat16_weights_are_merged_in_float32(adapted):
     assert not torch.equal(before, before.bfloat16().float())
 
 
+def test_on_the_command_line(adapted):
+    for nothing in ({"lora": None}, {}):
+        given = read_recipe(
+            {**adapted, "torch": nothing}, ["--torch.lora.rank", "8", "--torch.lora.targets=q_proj,v_proj"]
+        )
+        assert (given.torch["lora"]["rank"], given.torch["lora"]["targets"]) == (8, ["q_proj", "v_proj"])
+
+
 @pytest.mark.parametrize("name", ["Bert", "ModernBert", "Gemma3Text"])
 def test_other_architectures(adapted, tmp_path, name):
     make(tmp_path / "llama", name)
