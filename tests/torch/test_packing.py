@@ -5,7 +5,7 @@ from tests.torch.backbones import ARCHITECTURES, DECODERS, make
 
 import torch
 from teva_data.artifact import Artifact
-from teva_data.errors import MissingExtraError, RecipeError
+from teva_data.errors import MissingExtraError, RecipeError, TevaError
 from teva_torch import packing
 from teva_torch.backbones import attention_option
 from teva_torch.model import Retriever
@@ -115,6 +115,7 @@ def test_a_run_and_its_artifact(recipe, tmp_path, on_any_device, lora):
     recipe["model"] |= {"name": str(tmp_path / "qwen"), "pooling": "last", "normalize": True}
     recipe["torch"] |= {"attention": "varlen", "gradient_checkpointing": True, "lora": {} if lora else None}
     recipe["train"] |= {"steps": 3, "log_every": 1}
+    recipe["torch"]["gradient_cache"] = lora
     packed = train(recipe)
     figures = packed.artifact.teva["parity"]
     assert all(figure["max_difference"] < 1e-5 for figure in figures.values()), figures
@@ -135,6 +136,13 @@ def test_dropout_that_is_lost_is_told(tmp_path, on_any_device, caplog):
     with caplog.at_level("WARNING", "teva_torch"):
         assert model.pack(torch.float32)
     assert "no dropout: the model's own of 0.1" in caplog.text
+
+
+def test_a_text_without_tokens(tmp_path, on_any_device):
+    model = Retriever.load(Artifact.load(make(tmp_path, "Qwen3")), pooling="last")
+    assert model.pack(torch.float32)
+    with pytest.raises(TevaError, match=r"no tokens.*model\.append_eos: true"):
+        model.vectors([[3, 4], []])
 
 
 def test_what_cannot_be_packed(tmp_path, monkeypatch):

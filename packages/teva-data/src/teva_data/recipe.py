@@ -21,7 +21,7 @@ _Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
     "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine", "torch.timeout",
-    "torch.gradient_cache_check",
+    "torch.gradient_cache_check", "torch.export_weights",
 }  # fmt: skip
 
 
@@ -446,7 +446,9 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _set(value: Any, key: str, item: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        child = value.setdefault(parent, {}) if isinstance(value, dict) else value[_place(value, parent, key)]
+        if isinstance(value, dict) and value.get(parent) is None:
+            value[parent] = {}  # a section that is left out, or null as in a resolved recipe
+        child = value[parent] if isinstance(value, dict) else value[_place(value, parent, key)]
         if not isinstance(child, dict | list):
             raise RecipeError(f"--{key}: {parent} is not a section")
         value = child

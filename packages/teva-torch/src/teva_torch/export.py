@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from teva_data.artifact import Artifact, write_layout
 from teva_data.files import atomic_directory, write_json
 from teva_data.recipe import Recipe
@@ -55,21 +59,55 @@ def export(
         "git": git_revision(),
         **record,
     }
+    names = [one["name"] for one in record["data"]["datasets"] if one["name"]]
+    return write_artifact(
+        directory, model, renderer, pooling=settings.pooling, teva=teva, card=model_card(recipe, renderer, names),
+        save=partial(_save_weights, model, recipe), texts=texts, threshold=torch_section(recipe).parity_cosine,
+    )  # fmt: skip
+
+
+def write_artifact(
+    directory: Path,
+    model: Retriever,
+    renderer: Renderer,
+    *,
+    pooling: str,
+    teva: dict[str, Any],
+    card: str,
+    save: Callable[[Path], None],
+    texts: dict[str, list[str]],
+    threshold: float,
+) -> Artifact:
+    """Write an artifact, and keep it only if every runtime at hand gives the model's vectors for it.
+
+    Args:
+        directory: where; an artifact that is there already is replaced when the new one is whole.
+        model: what the vectors are compared with.
+        renderer: its tokenizer, prompts and limit.
+        pooling: the name of the model's pooling.
+        teva: the record for ``teva.json``; the figures of parity are put into it.
+        card: Markdown with its YAML header.
+        save: writes configuration and weights into a directory.
+        texts: what is compared, as :func:`teva_torch.parity.sample_texts` gives.
+        threshold: the smallest cosine that passes.
+
+    Raises:
+        ParityError: a runtime gives other vectors; the directory is left as it was.
+    """
     with atomic_directory(directory) as temporary:
-        _save_weights(model, recipe, temporary)
+        save(temporary)
         _save_tokenizer(renderer.tokenizer, temporary)
         write_layout(
             temporary,
-            pooling=settings.pooling,
-            normalize=settings.normalize,
+            pooling=pooling,
+            normalize=model.normalize,
             dim=model.backbone.config.hidden_size,
             max_length=renderer.max_length,
             prompts={"query": renderer.query_prompt, "document": renderer.document_prompt},
             teva=teva,
-            card=model_card(recipe, renderer, [one["name"] for one in record["data"]["datasets"] if one["name"]]),
+            card=card,
             lowercase=renderer.lowercase,
         )
-        threshold = torch_section(recipe).parity_cosine
         teva["parity"] = parity.check(model, renderer, temporary, texts, threshold)
         write_json(temporary / "teva.json", teva)
     return Artifact.load(directory)
@@ -96,17 +134,22 @@ def git_revision() -> str | None:
 
 def _save_weights(model: Retriever, recipe: Recipe, directory: Path) -> None:
     """The weights as every runtime loads them; of a model with an adapter, the adapter beside them."""
-    if not lora.is_adapted(model.backbone):
-        model.backbone.save_pretrained(directory)
-        return
     settings, options = recipe.model, torch_section(recipe)
-    lora.save_adapter(model.backbone, directory / lora.ADAPTER, base=settings.name, revision=settings.revision)
-    # From the files, not from memory: what is merged is what was written, and the trained model stays as it is.
-    merged = lora.merge(
-        Artifact.load(settings.name, revision=settings.revision), directory / lora.ADAPTER,
-        bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
-    )  # fmt: skip
-    merged.save_pretrained(directory)
+    backbone = model.backbone
+    if lora.is_adapted(backbone):
+        lora.save_adapter(backbone, directory / lora.ADAPTER, base=settings.name, revision=settings.revision)
+        # From the files, not from memory: what is merged is what was written, and the trained model stays as it is.
+        backbone = lora.merge(
+            Artifact.load(settings.name, revision=settings.revision), directory / lora.ADAPTER,
+            bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
+        )  # fmt: skip
+    if options.export_weights == "float32":
+        backbone.save_pretrained(directory)
+        return
+    rounded = {name: value.to(torch.bfloat16) for name, value in backbone.state_dict().items()}
+    backbone.save_pretrained(directory, state_dict=rounded)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    write_json(directory / "config.json", {**config, "dtype": "bfloat16"})
 
 
 def _save_tokenizer(tokenizer: Any, directory: Path) -> None:

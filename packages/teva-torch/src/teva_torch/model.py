@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import torch
 from teva_data.artifact import Artifact
 from teva_data.batching import token_batches
-from teva_data.errors import ArtifactError
+from teva_data.errors import ArtifactError, TevaError
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from .backbones import (
     checkpoint_gradients,
     load_backbone,
     pad_id,
+    tell_capped_scores,
     weight_options,
     without_cache,
 )
@@ -117,6 +118,7 @@ class Retriever(nn.Module):
             attention=attention_option(options.attention, device), bidirectional=settings.bidirectional,
             device=device, **weight_options(options.weights, device),
         )  # fmt: skip
+        tell_capped_scores(model.backbone.config)
         if options.attention == "varlen":
             half = "bfloat16" in (recipe.train.precision, options.weights) or options.weights == "nf4"
             model.pack(torch.bfloat16 if half else torch.float32)
@@ -172,7 +174,16 @@ class Retriever(nn.Module):
         return nn.functional.normalize(vectors.float(), dim=-1) if self.normalize else vectors.float()
 
     def vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order."""
+        """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order.
+
+        Raises:
+            TevaError: a text without a token, where there is no padding that could stand for it.
+        """
+        if self.packed and not all(token_ids):
+            raise TevaError(
+                "a text has no tokens, and its tokenizer adds none. Set model.append_eos: true, or torch.attention: "
+                "sdpa"
+            )
         vectors: Tensor = self(*self.pad(token_ids))
         return vectors
 
