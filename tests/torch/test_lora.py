@@ -231,11 +231,9 @@ def test_without_peft(adapted, monkeypatch):
         train(adapted)
 
 
-def test_an_adapter_of_another_model_is_refused(adapted, tmp_path):
+@pytest.mark.parametrize("changes", [{"num_hidden_layers": 1}, {"num_hidden_layers": 3}, {"hidden_size": 64}])
+def test_an_adapter_of_another_model_is_refused(adapted, tmp_path, changes):
     artifact = train(adapted).artifact
-    for name, model in (("qwen", "Qwen3"), ("wide", "Llama")):
-        other = Artifact.load(
-            make(tmp_path / name, model, **({"hidden_size": 64} if name == "wide" else {"num_hidden_layers": 1}))
-        )
-        with pytest.raises(ArtifactError, match=r"cannot be loaded into|has no place for"):
-            merge(other, artifact.path / "adapter")
+    other = Artifact.load(make(tmp_path / "other", "Llama", **changes))
+    with pytest.raises(ArtifactError, match=r"cannot be loaded into|has no place for|that the model asks for"):
+        merge(other, artifact.path / "adapter")

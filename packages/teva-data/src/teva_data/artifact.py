@@ -87,6 +87,11 @@ class Artifact:
             ArtifactError: no such model; a file is missing or broken; modules that teva cannot reproduce.
         """
         path = fetch(name_or_path, revision=revision, token=token, offline=offline)
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise ArtifactError(
+                f"{path}: found a PEFT adapter alone; expected a model. `teva-torch merge {path} --output DIR` makes "
+                "one"
+            )
         pooling, normalize, dim = _read_modules(path)
         config = _read_json(path / "config.json")
         if not any((path / name).is_file() for name in _TOKENIZER_FILES):

@@ -1,10 +1,13 @@
-"""A model's local directory: the directory itself, or a snapshot of the Hugging Face hub."""
+"""A model's local directory: the directory itself, or a snapshot of the Hugging Face hub; what a hub refuses."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .errors import ArtifactError, MissingExtraError
+from .errors import ArtifactError, MissingExtraError, TevaError
 
 # What decides a model's vectors. Exports for other runtimes (onnx/, openvino/) can be larger than the model.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md", "*_Pooling/*", "*_Normalize/*", "*_Dense/*"]
@@ -60,3 +63,45 @@ def fetch(
             f"{name}: not a local directory, and the hub answered: {reason}. Check the name and revision, and the "
             "token for a private model (--token, or HF_TOKEN)"
         ) from None
+
+
+@contextlib.contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Turn what a hub's client raises while something is uploaded into an error that says what to do.
+
+    Args:
+        name: of the repository.
+
+    Raises:
+        TevaError: in place of the client's own errors.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The error of whichever HTTP library this version of the hub's client is built on: its own errors derive from it.
+    transport_error = HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except HFValidationError as error:
+        raise TevaError(f"{name}: not the name of a repository: {_first_line(error)}") from error
+    except HfHubHTTPError as error:
+        raise TevaError(f"{name}: {_refusal(error)}") from error
+    except (transport_error, ConnectionError, TimeoutError) as error:
+        raise TevaError(
+            f"{name}: the hub was not reached ({type(error).__name__}: {_first_line(error)}). Nothing half-written "
+            "is in use; run the same command again, which goes on where it stopped"
+        ) from error
+
+
+def _refusal(error: Any) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    todo = {
+        401: "Log in (`hf auth login`), or pass a token that may write (--token, or HF_TOKEN)",
+        403: "The token may not write there: check the owner's name, and that the token has write access",
+        404: "Check the owner's name and the revision",
+        409: "The repository is being changed by another; try again",
+    }.get(status or 0, "Try again, or look at the hub's status")
+    return f"the hub refused ({status}): {_first_line(error)}. {todo}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

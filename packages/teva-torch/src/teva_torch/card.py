@@ -33,11 +33,10 @@ def model_card(recipe: Recipe, renderer: Renderer, datasets: Sequence[str]) -> s
     if datasets:
         fields["datasets"] = list(datasets)
     base = Path(recipe.model.name).name if local else recipe.model.name
-    header = yaml.safe_dump(fields, sort_keys=False)
     query, document = renderer.query_prompt, renderer.document_prompt
     similarity = "cosine (vectors have length 1)" if recipe.model.normalize else "dot product"
     return f"""---
-{header}---
+{yaml.safe_dump(fields, sort_keys=False)}---
 # {name}
 
 A dense retriever, trained with teva from `{base}`.
@@ -55,7 +54,39 @@ A dense retriever, trained with teva from `{base}`.
 `teva.json` holds the whole recipe, checksums of the data, library versions, and how far the vectors of each runtime
 were from the trained ones.
 
-## Use
+{_usage(name, query, document)}"""
+
+
+def plain_card(name: str, origin: str, renderer: Renderer, *, base: str | None = None) -> str:
+    """The card of an artifact that teva wrote and did not train.
+
+    Args:
+        name: of the artifact.
+        origin: where it comes from, as a sentence.
+        renderer: its prompts and limit.
+        base: hub id of the model it was made from.
+    """
+    fields: dict[str, Any] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "dense-retrieval", "teva"],
+    }
+    if base is not None and not Path(base).exists():
+        fields["base_model"] = base
+    query, document = renderer.query_prompt, renderer.document_prompt
+    return f"""---
+{yaml.safe_dump(fields, sort_keys=False)}---
+# {name}
+
+{origin}
+
+Inputs are cut at {renderer.max_length} tokens. Query prompt: `{query!r}`; document prompt: `{document!r}`.
+
+{_usage(name, query, document)}"""
+
+
+def _usage(name: str, query: str, document: str) -> str:
+    return f"""## Use
 
 ```python
 from teva_infer import Encoder

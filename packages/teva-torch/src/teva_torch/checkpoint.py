@@ -107,6 +107,24 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
         optimizer.state[names[name]][part] = _plain(value) if part == "step" else value.to(device)
 
 
+def restore_weights(path: Path, model: nn.Module, prefix: str = "") -> None:
+    """Put a checkpoint's weights alone into a model.
+
+    Args:
+        path: the checkpoint.
+        model: made as training made it.
+        prefix: what the checkpoint's names have before the model's, and what it holds besides is left aside.
+    """
+    stored = load_file(path / _FILES[0], device=str(next(model.parameters()).device))
+    mine = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+    own = dict(_own(model))
+    if different := sorted(mine.keys() ^ own.keys()):
+        raise TevaError(f"{path}: not a checkpoint of this model; they differ in {different[0]!r}")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(mine[name])
+
+
 def _own(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """What training changes. Frozen weights are those of the base model, which is part of what the run is."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

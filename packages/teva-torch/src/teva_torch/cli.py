@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commandline.run(
         "teva-torch",
         "Trains dense retrievers on PyTorch: a recipe in, an artifact out.",
-        {"train": train, "init": init, "recipes": recipes},
+        {"train": train, "init": init, "export": export, "merge": merge, "recipes": recipes},
         words,
     )
 
@@ -71,6 +71,73 @@ def init(data: Path, model: str, *, split: str = "train", output: str | None = N
     from .init import propose
 
     print(propose(data, model, split=split, output=output), end="")
+
+
+def export(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_CHECKPOINT")],
+    *,
+    output: Path | None = None,
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+    parity_cosine: float | None = None,
+    device: str = "auto",
+) -> None:
+    """Write an artifact from a checkpoint or another layout, compare its vectors by every runtime, and publish it.
+
+    Args:
+        source: a checkpoint of a run, a model directory (an artifact is checked where it is), or a hub id.
+        output: where the artifact is written; for a checkpoint, a directory of the run where not given.
+        push: upload it there; the repository is made where it is missing.
+        private: a new repository is seen by its owner alone.
+        revision: the branch to write, made where it is missing.
+        token: the hub's access token; the one that is logged in where not given.
+        dry_run: with push: print what would be uploaded, and upload nothing.
+        parity_cosine: the smallest cosine between runtimes that passes.
+        device: where vectors are computed.
+    """
+    from .publishing import export_model
+    from .publishing import push as push_
+
+    artifact = export_model(source, output, threshold=parity_cosine, device=device)
+    if push is None:
+        print(artifact.path)
+        return
+    files = push_(artifact, push, private=private, revision=revision, token=token, dry_run=dry_run)
+    if dry_run:
+        print("\n".join(f"{size:>15,}  {name}" for name, size in files.items()))
+    print(f"{push}: {len(files)} files, {sum(files.values()):,} bytes{', not uploaded' if dry_run else ''}")
+
+
+def merge(
+    adapter: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")],
+    *,
+    output: Path,
+    base: str | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    parity_cosine: float | None = None,
+    device: str = "auto",
+) -> None:
+    """Merge a LoRA adapter (PEFT) into the weights of its model, and compare the vectors by every runtime.
+
+    Args:
+        adapter: directory with adapter_config.json; in an artifact it is `adapter`.
+        output: where the artifact is written.
+        base: the model that it adapts; as it says itself where not given.
+        pooling: cls, mean or last, where neither an artifact around the adapter nor the base says.
+        normalize: vectors of length 1, likewise.
+        parity_cosine: the smallest cosine between runtimes that passes.
+        device: where vectors are computed.
+    """
+    from .publishing import merge_adapter
+
+    artifact = merge_adapter(
+        adapter, output, base=base, pooling=pooling, normalize=normalize, threshold=parity_cosine, device=device
+    )
+    print(artifact.path)
 
 
 def recipes(

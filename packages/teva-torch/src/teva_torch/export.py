@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +57,55 @@ def export(
         "git": git_revision(),
         **record,
     }
+    names = [one["name"] for one in record["data"]["datasets"] if one["name"]]
+    return write_artifact(
+        directory, model, renderer, pooling=settings.pooling, teva=teva, card=model_card(recipe, renderer, names),
+        save=partial(_save_weights, model, recipe), texts=texts, threshold=torch_section(recipe).parity_cosine,
+    )  # fmt: skip
+
+
+def write_artifact(
+    directory: Path,
+    model: Retriever,
+    renderer: Renderer,
+    *,
+    pooling: str,
+    teva: dict[str, Any],
+    card: str,
+    save: Callable[[Path], None],
+    texts: dict[str, list[str]],
+    threshold: float,
+) -> Artifact:
+    """Write an artifact, and keep it only if every runtime at hand gives the model's vectors for it.
+
+    Args:
+        directory: where; an artifact that is there already is replaced when the new one is whole.
+        model: what the vectors are compared with.
+        renderer: its tokenizer, prompts and limit.
+        pooling: the name of the model's pooling.
+        teva: the record for ``teva.json``; the figures of parity are put into it.
+        card: Markdown with its YAML header.
+        save: writes configuration and weights into a directory.
+        texts: what is compared, as :func:`teva_torch.parity.sample_texts` gives.
+        threshold: the smallest cosine that passes.
+
+    Raises:
+        ParityError: a runtime gives other vectors; the directory is left as it was.
+    """
     with atomic_directory(directory) as temporary:
-        _save_weights(model, recipe, temporary)
+        save(temporary)
         _save_tokenizer(renderer.tokenizer, temporary)
         write_layout(
             temporary,
-            pooling=settings.pooling,
-            normalize=settings.normalize,
+            pooling=pooling,
+            normalize=model.normalize,
             dim=model.backbone.config.hidden_size,
             max_length=renderer.max_length,
             prompts={"query": renderer.query_prompt, "document": renderer.document_prompt},
             teva=teva,
-            card=model_card(recipe, renderer, [one["name"] for one in record["data"]["datasets"] if one["name"]]),
+            card=card,
             lowercase=renderer.lowercase,
         )
-        threshold = torch_section(recipe).parity_cosine
         teva["parity"] = parity.check(model, renderer, temporary, texts, threshold)
         write_json(temporary / "teva.json", teva)
     return Artifact.load(directory)

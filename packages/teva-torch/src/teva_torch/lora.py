@@ -115,7 +115,7 @@ def merge(base: Artifact, adapter: Path, **options: Any) -> Any:
 
 
 def _expect_all(adapted: Any, adapter: Path) -> None:
-    """Refuse an adapter that has tensors for which the model has no place: peft only warns of them."""
+    """Refuse an adapter that has tensors which the model has no place for, or lacks some: peft only warns of either."""
     from safetensors import safe_open
 
     file = adapter / "adapter_model.safetensors"
@@ -126,8 +126,8 @@ def _expect_all(adapted: Any, adapter: Path) -> None:
     have = {name.replace(".default", "").replace(".weight", "") for name, _ in adapted.named_parameters()}
     if lost := sorted(given - have):
         raise ArtifactError(f"{adapter}: {len(lost)} tensors that the model has no place for, first {lost[0]!r}")
-    if not given:
-        raise ArtifactError(f"{file}: no tensors; expected an adapter")
+    if lacking := sorted(name for name in have - given if ".lora_" in name):
+        raise ArtifactError(f"{adapter}: lacks {len(lacking)} tensors that the model asks for, first {lacking[0]!r}")
 
 
 def _layers(backbone: Any) -> list[nn.Module]:

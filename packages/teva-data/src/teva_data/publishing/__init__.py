@@ -15,6 +15,7 @@ import numpy as np
 
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, TevaError
+from teva_data.hub import hub_errors
 from teva_data.reader import COMPRESSIONS, read_lines
 
 from .card import WRITTEN, Table, body, front_matter, look_at, parse, render, split_name
@@ -223,12 +224,9 @@ def _files(directory: Path, *tables: Table) -> Iterator[str]:
 
 def _upload(publication: Publication, private: bool, revision: str | None, token: str | None, prune: bool) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # The error of whichever HTTP library this version of the hub's client is built on: its own errors derive from it.
-    transport_error = HfHubHTTPError.__bases__[0]
     api, name = HfApi(token=token, library_name="teva-data"), publication.repository
-    try:
+    with hub_errors(name):
         where: dict[str, Any] = {"repo_id": name, "repo_type": "dataset"}
         api.create_repo(private=private, exist_ok=True, **where)
         if revision is not None:
@@ -248,32 +246,8 @@ def _upload(publication: Publication, private: bool, revision: str | None, token
                 commit_message=f"{len(publication.files)} files of a teva dataset", **where,
             )  # fmt: skip
         logger.info("%s: uploaded, %s", name, getattr(found, "commit_url", ""))
-    except HFValidationError as error:
-        raise TevaError(f"{name}: not the name of a repository: {_first_line(error)}") from error
-    except HfHubHTTPError as error:
-        raise TevaError(f"{name}: {_refusal(error)}") from error
-    except (transport_error, ConnectionError, TimeoutError) as error:
-        raise TevaError(
-            f"{name}: the hub was not reached ({type(error).__name__}: {_first_line(error)}). Nothing half-written "
-            "is in use; run the same command again, which goes on where it stopped"
-        ) from error
 
 
 def _literally(path: str) -> str:
     """A pattern that matches this path and no other."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
-
-
-def _refusal(error: Any) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    todo = {
-        401: "Log in (`hf auth login`), or pass a token that may write (--token, or HF_TOKEN)",
-        403: "The token may not write there: check the owner's name, and that the token has write access",
-        404: "Check the owner's name and the revision",
-        409: "The repository is being changed by another; try again",
-    }.get(status or 0, "Try again, or look at the hub's status")
-    return f"the hub refused ({status}): {_first_line(error)}. {todo}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
