@@ -12,6 +12,7 @@ from teva_data.errors import ArtifactError, RecipeError
 from teva_data.rendering import Renderer, add_eos, ends_with_special, load_tokenizer
 from teva_torch.backbones import load_backbone, reads_both_ways
 from teva_torch.model import Retriever
+from teva_torch.parity import ParityError
 from teva_torch.training import train
 
 IDS = [[3, 5, 9, 11, 20, 21, 8, 30, 31, 7, 2], [3, 12, 2], [3, 40, 41, 6, 2], [3, 2]]
@@ -119,6 +120,25 @@ def test_an_encoder_decoder_is_refused(tmp_path):
     T5Model(T5Config(vocab_size=60, d_model=16, d_ff=16, d_kv=4, num_layers=1, num_heads=2)).save_pretrained(path)
     with pytest.raises(ArtifactError, match=r"encoder-decoder \(t5\)"):
         load_backbone(Artifact.load(path))
+
+
+def test_capped_scores_are_told(short, tmp_path, caplog):
+    # transformers' sdpa leaves the cap out without a word; a cap this low shows it.
+    path = make(tmp_path / "gemma", "Gemma2", attn_logit_softcapping=0.01)
+    eager, fast = (load_backbone(Artifact.load(path), attention=name).eval() for name in ("eager", "sdpa"))
+    ids = torch.tensor([IDS[0]])
+    with torch.no_grad():
+        difference = eager(input_ids=ids).last_hidden_state - fast(input_ids=ids).last_hidden_state
+    assert difference.abs().max() > 1e-3
+    short["model"] |= {"name": str(path), "pooling": "last"}
+    with caplog.at_level("WARNING", "teva_torch"):
+        train(short)
+    assert "gemma2 caps the scores of its attention at 0.01" in caplog.text
+    caplog.clear()
+    short["train"]["output"] += "-2"
+    with pytest.raises(ParityError, match="gives other vectors for the exported model"):
+        train(short, {"torch.attention": "eager", "torch.parity_cosine": 0.999999})
+    assert "caps" not in caplog.text
 
 
 # Training, export, reload and both runtimes.

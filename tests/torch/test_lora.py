@@ -167,6 +167,25 @@ def test_bfloat16_weights_are_merged_in_float32(adapted):
     assert not torch.equal(before, before.bfloat16().float())
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_an_artifact_of_half_the_size(adapted, tmp_path, lora):
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    adapted["torch"] |= {"lora": lora, "parity_cosine": 0.999}
+    artifact = train(adapted, {"torch.export_weights": "bfloat16"}).artifact
+    half = load_file(artifact.path / "model.safetensors")
+    assert {value.dtype for value in half.values()} == {torch.bfloat16}
+    assert AutoModel.from_pretrained(artifact.path).dtype == torch.bfloat16
+    # What is trained is not rounded: the same run, exported whole, rounds to the same.
+    (tmp_path / "run/artifact").rename(tmp_path / "half")
+    for step in (tmp_path / "run/checkpoints").iterdir():
+        if step.name.endswith("4"):
+            step.rename(tmp_path / "last")
+    whole = load_file(train(adapted, {"torch.export_weights": "float32"}).artifact.path / "model.safetensors")
+    assert all(torch.equal(half[name], value.bfloat16()) for name, value in whole.items())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

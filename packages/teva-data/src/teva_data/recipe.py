@@ -21,7 +21,7 @@ _Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
     "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine", "torch.timeout",
-    "torch.gradient_cache_check",
+    "torch.gradient_cache_check", "torch.export_weights",
 }  # fmt: skip
 
 

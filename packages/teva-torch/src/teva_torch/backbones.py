@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 from typing import Any
 
 import torch
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, MissingExtraError, RecipeError
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 # What layers may be for their attention to be made to look both ways.
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
@@ -108,6 +111,17 @@ def attention_option(name: str, device: torch.device) -> str | None:
 def attention_dropout(config: Any) -> float:
     """The dropout of an architecture's attention weights in training."""
     return float(getattr(config, "attention_dropout", getattr(config, "attention_probs_dropout_prob", 0.0)) or 0.0)
+
+
+def tell_capped_scores(config: Any) -> None:
+    """Warn where transformers' fast attention is not the architecture's own (Gemma 2)."""
+    cap = getattr(config, "attn_logit_softcapping", None)
+    if cap is not None and config._attn_implementation == "sdpa":
+        logger.warning(
+            "%s caps the scores of its attention at %s, which transformers leaves out with sdpa, in "
+            "sentence-transformers too; vLLM does not. Their vectors differ by what the cap does",
+            config.model_type, cap,
+        )  # fmt: skip
 
 
 def with_direction(config: Any, *, bidirectional: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from teva_data.artifact import Artifact, write_layout
 from teva_data.files import atomic_directory, write_json
 from teva_data.recipe import Recipe
@@ -132,17 +134,22 @@ def git_revision() -> str | None:
 
 def _save_weights(model: Retriever, recipe: Recipe, directory: Path) -> None:
     """The weights as every runtime loads them; of a model with an adapter, the adapter beside them."""
-    if not lora.is_adapted(model.backbone):
-        model.backbone.save_pretrained(directory)
-        return
     settings, options = recipe.model, torch_section(recipe)
-    lora.save_adapter(model.backbone, directory / lora.ADAPTER, base=settings.name, revision=settings.revision)
-    # From the files, not from memory: what is merged is what was written, and the trained model stays as it is.
-    merged = lora.merge(
-        Artifact.load(settings.name, revision=settings.revision), directory / lora.ADAPTER,
-        bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
-    )  # fmt: skip
-    merged.save_pretrained(directory)
+    backbone = model.backbone
+    if lora.is_adapted(backbone):
+        lora.save_adapter(backbone, directory / lora.ADAPTER, base=settings.name, revision=settings.revision)
+        # From the files, not from memory: what is merged is what was written, and the trained model stays as it is.
+        backbone = lora.merge(
+            Artifact.load(settings.name, revision=settings.revision), directory / lora.ADAPTER,
+            bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
+        )  # fmt: skip
+    if options.export_weights == "float32":
+        backbone.save_pretrained(directory)
+        return
+    rounded = {name: value.to(torch.bfloat16) for name, value in backbone.state_dict().items()}
+    backbone.save_pretrained(directory, state_dict=rounded)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    write_json(directory / "config.json", {**config, "dtype": "bfloat16"})
 
 
 def _save_tokenizer(tokenizer: Any, directory: Path) -> None:

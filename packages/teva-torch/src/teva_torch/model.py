@@ -23,6 +23,7 @@ from .backbones import (
     checkpoint_gradients,
     load_backbone,
     pad_id,
+    tell_capped_scores,
     weight_options,
     without_cache,
 )
@@ -117,6 +118,7 @@ class Retriever(nn.Module):
             attention=attention_option(options.attention, device), bidirectional=settings.bidirectional,
             device=device, **weight_options(options.weights, device),
         )  # fmt: skip
+        tell_capped_scores(model.backbone.config)
         if options.attention == "varlen":
             half = "bfloat16" in (recipe.train.precision, options.weights) or options.weights == "nf4"
             model.pack(torch.bfloat16 if half else torch.float32)

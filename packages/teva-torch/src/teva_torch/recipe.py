@@ -62,6 +62,9 @@ class TorchSection(Section):
         "first", description="chunks of which the second pass is compared with the first"
     )
     timeout: float = Field(1800.0, gt=0, description="seconds that a process waits for the others under torchrun")
+    export_weights: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the artifact's files; bfloat16 is half the size, and rounds what was trained"
+    )
     parity_cosine: float = Field(
         0.9999, gt=0, le=1, description="the export fails where a vector's cosine with a reloaded one is below this"
     )
