@@ -167,6 +167,20 @@ def test_bfloat16_weights_are_merged_in_float32(adapted):
     assert not torch.equal(before, before.bfloat16().float())
 
 
+@pytest.mark.parametrize("name", ["Bert", "ModernBert", "Gemma3Text"])
+def test_other_architectures(adapted, tmp_path, name):
+    make(tmp_path / "llama", name)
+    change = {"model.bidirectional": True} if name == "Gemma3Text" else {}
+    artifact = train(adapted, {"model.pooling": "mean", "torch.gradient_cache": True, **change}).artifact
+    figures = artifact.teva["parity"]
+    assert all(figure["max_difference"] < 1e-5 for figure in figures.values()), figures
+    # The adapter by itself, merged again through what the artifact around it says (its direction too).
+    from teva_torch.publishing import merge_adapter
+
+    again = merge_adapter(artifact.path / "adapter", tmp_path / "again", device="cpu")
+    assert (again.path / "config.json").read_text() == (artifact.path / "config.json").read_text()
+
+
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_an_artifact_of_half_the_size(adapted, tmp_path, lora):
     from safetensors.torch import load_file

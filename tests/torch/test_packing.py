@@ -5,7 +5,7 @@ from tests.torch.backbones import ARCHITECTURES, DECODERS, make
 
 import torch
 from teva_data.artifact import Artifact
-from teva_data.errors import MissingExtraError, RecipeError
+from teva_data.errors import MissingExtraError, RecipeError, TevaError
 from teva_torch import packing
 from teva_torch.backbones import attention_option
 from teva_torch.model import Retriever
@@ -136,6 +136,13 @@ def test_dropout_that_is_lost_is_told(tmp_path, on_any_device, caplog):
     with caplog.at_level("WARNING", "teva_torch"):
         assert model.pack(torch.float32)
     assert "no dropout: the model's own of 0.1" in caplog.text
+
+
+def test_a_text_without_tokens(tmp_path, on_any_device):
+    model = Retriever.load(Artifact.load(make(tmp_path, "Qwen3")), pooling="last")
+    assert model.pack(torch.float32)
+    with pytest.raises(TevaError, match=r"no tokens.*model\.append_eos: true"):
+        model.vectors([[3, 4], []])
 
 
 def test_what_cannot_be_packed(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import torch
 from teva_data.artifact import Artifact
 from teva_data.batching import token_batches
-from teva_data.errors import ArtifactError
+from teva_data.errors import ArtifactError, TevaError
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
@@ -174,7 +174,16 @@ class Retriever(nn.Module):
         return nn.functional.normalize(vectors.float(), dim=-1) if self.normalize else vectors.float()
 
     def vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order."""
+        """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order.
+
+        Raises:
+            TevaError: a text without a token, where there is no padding that could stand for it.
+        """
+        if self.packed and not all(token_ids):
+            raise TevaError(
+                "a text has no tokens, and its tokenizer adds none. Set model.append_eos: true, or torch.attention: "
+                "sdpa"
+            )
         vectors: Tensor = self(*self.pad(token_ids))
         return vectors
 
