@@ -85,9 +85,13 @@ def test_caching_leaves_the_generators_where_the_first_pass_did(data):
     for cached in (False, True):
         model = make_model("bert", dropout=0.2)
         torch.manual_seed(3)
-        BatchGradient(model, make_loss("infonce"), Passes(24, cached)).add(token_batch(data))
+        step = BatchGradient(model, make_loss("infonce"), Passes(24, cached))
+        encodings = step.encode(token_batch(data))
         states.append(torch.get_rng_state())
-    assert torch.equal(*states)
+        for encoding in encodings:  # whichever goes back first, what is drawn next does not hang on it
+            encoding.backward(torch.ones_like(encoding.vectors))
+            states.append(torch.get_rng_state())
+    assert all(torch.equal(state, states[0]) for state in states)
 
 
 def test_equal_texts_are_encoded_once_under_whatever_id(monkeypatch):
