@@ -259,3 +259,12 @@ def test_spans_are_those_of_the_plan(world, total):
     spans = [Processes(rank, world).span(total) for rank in range(world)]
     assert [row for start, stop in spans for row in range(start, stop)] == list(range(total))
     assert spans == [(rank * total // world, (rank + 1) * total // world) for rank in range(world)]
+
+
+def test_one_gpu_is_not_for_several_processes():
+    from teva_data.errors import TevaError
+    from teva_torch.device import choose_device
+
+    with pytest.raises(TevaError, match="device 'cuda:1': found one GPU for several processes; use cuda"):
+        choose_device("cuda:1", 0)
+    assert choose_device("cpu", 1).type == "cpu"
