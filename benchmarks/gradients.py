@@ -132,7 +132,7 @@ def _lora(backbone: Any) -> Any:
     from teva_torch.lora import add_lora
     from teva_torch.recipe import LoraSection
 
-    adapted = add_lora(backbone, LoraSection(rank=4, dropout=0.0))
+    adapted = add_lora(backbone, LoraSection(rank=4, alpha=4, dropout=0.0))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:  # zero at first: then the other half would have no gradient

@@ -90,6 +90,7 @@ def jobs(tiny_model, tiny_data, tmp_path_factory):
     for name in ("cached", "cached resumed"):
         every[name]["torch"]["gradient_cache"] = True
     every["still"] = recipe("still run", still)
+    every["evaluated"] = recipe("evaluated", still, eval_every=4, eval_split="test", learning_rate=5e-3)
     every["one query"] = recipe("one query", still, batch_size=1, negatives=0, steps=3)
     every["bad data"] = recipe("bad data", still, bad)
     every["nan"] = recipe("nan", still, learning_rate=1e30, warmup_ratio=0)
@@ -121,7 +122,19 @@ def test_two_processes_have_the_losses_of_one(jobs, tmp_path, name):
     assert _losses(two) == pytest.approx(one, rel=1e-5)
     assert len(one) >= 2
     if name == "still":
-        assert [row["tokens_per_second"] > 0 for row in read_metrics(two / "metrics.jsonl")]
+        assert all(row["tokens_per_second"] > 0 for row in read_metrics(two / "metrics.jsonl"))
+
+
+def test_what_two_processes_measure_is_what_one_does(jobs, tmp_path):
+    work, every = jobs
+    one = train(every["evaluated"], {"train.output": str(tmp_path / "one")})
+    measured = [
+        {row["step"]: row["nDCG@10"] for row in read_metrics(run / "metrics.jsonl") if "nDCG@10" in row}
+        for run in (work / "evaluated", tmp_path / "one")
+    ]
+    assert measured[0] == pytest.approx(measured[1], abs=1e-6)
+    assert sorted(measured[0]) == [4, 8, 12]
+    assert [path.name for path in (work / "evaluated/best").iterdir()] == [f"step-{one.best['step']:08}"]
 
 
 def test_resumed_with_another_number_of_processes(jobs, tmp_path):
@@ -246,3 +259,12 @@ def test_spans_are_those_of_the_plan(world, total):
     spans = [Processes(rank, world).span(total) for rank in range(world)]
     assert [row for start, stop in spans for row in range(start, stop)] == list(range(total))
     assert spans == [(rank * total // world, (rank + 1) * total // world) for rank in range(world)]
+
+
+def test_one_gpu_is_not_for_several_processes():
+    from teva_data.errors import TevaError
+    from teva_torch.device import choose_device
+
+    with pytest.raises(TevaError, match="device 'cuda:1': found one GPU for several processes; use cuda"):
+        choose_device("cuda:1", 0)
+    assert choose_device("cpu", 1).type == "cpu"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from benchmarks import gradients
 from benchmarks.gradients import cases, gradients_of, make_loss, make_model, relative_difference, token_batch
@@ -85,9 +87,13 @@ def test_caching_leaves_the_generators_where_the_first_pass_did(data):
     for cached in (False, True):
         model = make_model("bert", dropout=0.2)
         torch.manual_seed(3)
-        BatchGradient(model, make_loss("infonce"), Passes(24, cached)).add(token_batch(data))
+        step = BatchGradient(model, make_loss("infonce"), Passes(24, cached))
+        encodings = step.encode(token_batch(data))
         states.append(torch.get_rng_state())
-    assert torch.equal(*states)
+        for encoding in encodings:  # whichever goes back first, what is drawn next does not hang on it
+            encoding.backward(torch.ones_like(encoding.vectors))
+            states.append(torch.get_rng_state())
+    assert all(torch.equal(state, states[0]) for state in states)
 
 
 def test_equal_texts_are_encoded_once_under_whatever_id(monkeypatch):
@@ -174,6 +180,21 @@ def test_defect_3_caching_keeps_the_temperature(data, monkeypatch):
     assert found[0.05, True] == pytest.approx(found[0.05, False], rel=1e-6)
     assert found[1.0, True] == pytest.approx(found[1.0, False], rel=1e-6)
     assert abs(found[0.05, True] - found[1.0, True]) > 0.1
+
+
+def test_defect_14_distillation_takes_ids_and_two_processes(data, by_two):
+    case = gradients.Case("bert", "full", "distillation, kl", "cached unequal")
+    found = by_two[case.name]
+    assert relative_difference(found, gradients.plainly(case.alone, data))[0] <= MOST
+    # The scores decide: without them there would be nothing to learn from.
+    item = token_batch(data)
+    assert not bool(torch.from_numpy(item.batch.scores).isnan().all())
+    scores = item.batch.scores.copy()
+    loss, value = make_loss(case.loss), []
+    for swapped in (scores, -scores):
+        batch = dataclasses.replace(item.batch, scores=swapped)
+        value.append(BatchGradient(make_model("bert"), loss, Passes(24)).add(dataclasses.replace(item, batch=batch)))
+    assert abs(value[0] - value[1]) > 1e-3
 
 
 def test_defect_9_the_loss_sees_float32_vectors_in_bfloat16_training(data):
@@ -274,3 +295,19 @@ def test_activations_of_caching_do_not_grow_with_the_batch(tmp_path):
     assert max(cached) <= 1.1 * min(cached)
     plain = [_kept(False, size, data) for size in (16, 64, 256)]
     assert plain[2] > 5 * plain[0] > 5 * cached[0]
+
+
+@pytest.mark.parametrize("model_name", gradients.MODELS)
+def test_checkpointed_layers_draw_what_they_drew(model_name, data):
+    # Two replays, one in the other: that of the chunk and, within its second pass, that of each layer.
+    from teva_torch.backbones import checkpoint_gradients
+
+    item, found = token_batch(data), []
+    for checkpointed in (False, True):
+        model = make_model(model_name, dropout=0.2)
+        if checkpointed:
+            checkpoint_gradients(model.backbone)
+        torch.manual_seed(5)
+        BatchGradient(model, make_loss("infonce"), Passes(24, checkpointed, check="all")).add(item)
+        found.append(gradients_of(model))
+    assert relative_difference(found[1], found[0])[0] <= MOST

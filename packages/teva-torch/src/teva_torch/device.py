@@ -18,6 +18,8 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.startswith("cuda:") and number is not None:
+        raise TevaError(f"device {name!r}: found one GPU for several processes; use cuda, and each takes its own")
     if name == "cuda" and number is not None:
         name = f"cuda:{number}"
     try:

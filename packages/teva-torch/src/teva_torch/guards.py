@@ -95,8 +95,8 @@ def memory(phase: str, item: TokenBatch, passes: Passes) -> Iterator[None]:
 def _help(phase: str, item: TokenBatch, passes: Passes) -> list[str]:
     batch = item.batch
     if phase == "the loss":
-        scores = len(batch.queries) * batch.document_count * 4 / 2**20
-        return [f"a lower train.batch_size or data.negatives (one matrix of scores has {scores:,.0f} MiB)"]
+        texts = batch.query_count + batch.document_count
+        return [f"a lower train.batch_size or data.negatives (every process holds the vectors of all {texts:,} texts)"]
     if phase == "the optimiser":
         return ["a smaller model"]
     longest = max(map(len, [*item.query_ids, *item.document_ids]), default=0)
