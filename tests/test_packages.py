@@ -20,8 +20,8 @@ PUBLIC = {
         "write_qrels write_run"
     ),
     "teva_torch": (
-        "Retriever TorchEngine TorchSection TrainResult TrainingError __version__ infonce latest_checkpoint propose "
-        "read_recipe shipped train"
+        "InfoNCE Retriever Targets TorchEngine TorchSection TrainResult TrainingError __version__ build_loss infonce "
+        "latest_checkpoint propose read_recipe shipped train"
     ),
     "teva_infer": "Encoder Engine __version__ encode search",
     "teva_eval": "DEFAULT_MEASURES Measure Scores __version__ parse_measure score",

@@ -80,6 +80,8 @@ class Batch:
         excluded: int64 [M, 2], pairs (own query, column) of documents that are neither positive nor negative for a
             query: their id is one of its positives', or of another query's of the same text and prompt.
         dataset: int64 [q], number of the part that each query is of.
+        all_positives: int64 [Q], ``positives`` of all queries of the global batch, for losses that compare queries.
+        all_excluded: int64 [N, 2], ``excluded`` of all, as (query of the global batch, column).
     """
 
     step: int
@@ -95,6 +97,8 @@ class Batch:
     scores: NDArray[np.float64]
     excluded: Int64
     dataset: Int64
+    all_positives: Int64
+    all_excluded: Int64
 
     @property
     def allowed(self) -> NDArray[np.bool_]:
@@ -227,7 +231,10 @@ class BatchPlan:
         columns, groups, scores = self._documents(queries, draw)
         own = (rank * len(queries) // world, (rank + 1) * len(queries) // world)
         held = (rank * len(columns) // world, (rank + 1) * len(columns) // world)
-        excluded = _excluded(queries, columns, groups, own)
+        everyones = _excluded(queries, columns, groups)
+        # Sorted by query, so a process's own stand together.
+        excluded = everyones[slice(*np.searchsorted(everyones[:, 0], own))] - (own[0], 0)
+        positives = groups[:, 0].copy()
         groups, scores = groups[slice(*own)], scores[slice(*own)]
         # An own negative that another query of this text has for a positive is none.
         out = np.zeros((len(groups), len(columns) + 1), dtype=bool)
@@ -237,8 +244,8 @@ class BatchPlan:
         keys = columns[slice(*held)]
         return Batch(
             step, queries[slice(*own)], self._texts(keys), [self._sources[part][1] for part, _ in keys],
-            own, held, len(queries), len(columns), groups[:, 0].copy(), groups, scores, excluded,
-            draw.dataset[slice(*own)],
+            own, held, len(queries), len(columns), positives[slice(*own)], groups, scores, excluded,
+            draw.dataset[slice(*own)], positives, everyones,
         )  # fmt: skip
 
     def _queries(self, draw: Draw) -> list[Query]:
@@ -358,10 +365,8 @@ def _check_scores(store: QueryStore, wanted: int, positive: Method, negative: Me
                     )  # fmt: skip
 
 
-def _excluded(
-    queries: Sequence[Query], columns: Sequence[tuple[int, str]], groups: Int64, own: tuple[int, int]
-) -> Int64:
-    """int64 [M, 2]: (own query, column) of what is neither positive nor negative, see :class:`Batch`."""
+def _excluded(queries: Sequence[Query], columns: Sequence[tuple[int, str]], groups: Int64) -> Int64:
+    """int64 [N, 2]: (query, column) of what is neither positive nor negative, sorted; see :class:`Batch`."""
     by_text: defaultdict[object, set[str]] = defaultdict(set)
     for query in queries:
         by_text[query.prompt, query.query_text, query.pieces].update(query.positive_document_ids)
@@ -369,11 +374,10 @@ def _excluded(
     for column, (_, docid) in enumerate(columns):
         by_docid[docid].append(column)
     pairs = []
-    for at in range(*own):
-        query = queries[at]
+    for at, query in enumerate(queries):
         docids = by_text[query.prompt, query.query_text, query.pieces]
         named = {column for docid in docids for column in by_docid.get(docid, ())}
-        pairs += [(at - own[0], column) for column in sorted(named - {int(groups[at, 0])})]
+        pairs += [(at, column) for column in sorted(named - {int(groups[at, 0])})]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from .errors import RecipeError, nearest, shorten
 
+_Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
     "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine",
@@ -123,8 +124,58 @@ class DataSection(Section):
 class LossSection(Section):
     """The loss."""
 
-    name: str = Field("infonce", description="found by entry point; `infonce` is the one that teva-torch brings")
+    name: str = Field("infonce", description="found by entry point; teva-torch brings infonce, kl and margin_mse")
     temperature: float = Field(0.02, gt=0, description="similarities are divided by it")
+    learn_temperature: bool = Field(False, description="temperature is where it starts, and 0.01 the least it becomes")
+    directions: list[
+        Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
+    ] = Field(
+        ["query_to_document"], description="what infonce compares: query_to_document, and if listed too "
+        "document_to_query, query_to_query, document_to_document",
+    )  # fmt: skip
+    false_negative_margin: float | None = Field(
+        None, description="infonce leaves out what is nearer to the query than its positive by more than this"
+    )
+    false_negative_ratio: float | None = Field(
+        None, gt=0, description="infonce leaves out what has more than this times the positive's similarity"
+    )
+    weight: float = Field(1.0, gt=0, description="of this loss where a distillation is added to it")
+    distillation: str | None = Field(None, description="a second loss, of the teacher's scores: kl or margin_mse")
+    distillation_weight: float = Field(1.0, gt=0, description="of the second loss")
+    teacher_temperature: float = Field(1.0, gt=0, description="kl, margin_mse: the teacher's scores are divided by it")
+    student_temperature: float | None = Field(
+        None, gt=0, description="kl, margin_mse: similarities likewise; empty: temperature for kl, 1 for margin_mse"
+    )
+    matryoshka_dims: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, min_length=1, description="the loss is summed over vectors cut to these dimensions, e.g. 64,128,384"
+    )
+    matryoshka_weights: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="one for each of them; empty: 1 each"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what the named loss alone takes; infonce: tile (side of its tiles)"
+    )
+
+    @field_validator("directions", "matryoshka_dims", "matryoshka_weights", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        return [word.strip() for word in value.split(",")] if isinstance(value, str) else value  # of a command line
+
+    @model_validator(mode="after")
+    def _agree(self) -> LossSection:
+        first, dims, weights = "query_to_document", self.matryoshka_dims, self.matryoshka_weights
+        _expect(first in self.directions, "directions", f"{first} is missing")
+        _expect(len(set(self.directions)) == len(self.directions), "directions", "one is given twice")
+        _expect(not self.learn_temperature or self.temperature >= 0.01, "temperature", "below 0.01, and to be learned")
+        for key in ("weight", "distillation_weight"):
+            alone = self.distillation is None
+            _expect(not alone or getattr(self, key) == 1, key, "of no use without distillation")
+        _expect(self.distillation != self.name, "distillation", "the same as name")
+        _expect(dims is None or len(set(dims)) == len(dims), "matryoshka_dims", "one is given twice")
+        _expect(weights is None or dims is not None, "matryoshka_weights", "of no use without matryoshka_dims")
+        fits = weights is None or dims is None or len(weights) == len(dims)
+        _expect(fits, "matryoshka_weights", f"expected {len(dims or ())}, one for each of matryoshka_dims")
+        return self
 
 
 class TrainSection(Section):
@@ -227,6 +278,21 @@ def load_recipe(
         for name, kind in (owners or {}).items()
     }
     return recipe.model_copy(update=complete)
+
+
+def check_section(kind: type[_Kind], value: Mapping[str, Any], key: str) -> _Kind:
+    """A section that its owner checks later than the recipe is read, such as the options of a loss.
+
+    Args:
+        kind: its type.
+        value: what the recipe has.
+        key: where it stands in the recipe, e.g. ``loss.options``.
+
+    Raises:
+        RecipeError: with the key, what was found and what was expected.
+    """
+    checked: _Kind = _validate(kind, dict(value), tuple(key.split(".")), "recipe", {})
+    return checked
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from .checkpoint import latest as latest_checkpoint
     from .engine import TorchEngine
     from .init import propose
-    from .losses.infonce import infonce
+    from .losses import InfoNCE, Targets, build_loss, infonce
     from .model import Retriever
     from .recipe import TorchSection, read_recipe, shipped
     from .training import TrainingError, TrainResult, train
 
 __all__ = [
+    "InfoNCE",
     "Retriever",
+    "Targets",
     "TorchEngine",
     "TorchSection",
     "TrainResult",
     "TrainingError",
     "__version__",
+    "build_loss",
     "infonce",
     "latest_checkpoint",
     "propose",
@@ -36,12 +39,15 @@ __all__ = [
 
 # Importing the package must not import torch: names are looked up when they are first asked for.
 _WHERE = {
+    "InfoNCE": ("losses", "InfoNCE"),
     "Retriever": ("model", "Retriever"),
+    "Targets": ("losses", "Targets"),
     "TorchEngine": ("engine", "TorchEngine"),
     "TorchSection": ("recipe", "TorchSection"),
     "TrainResult": ("training", "TrainResult"),
     "TrainingError": ("training", "TrainingError"),
-    "infonce": ("losses.infonce", "infonce"),
+    "build_loss": ("losses", "build_loss"),
+    "infonce": ("losses", "infonce"),
     "latest_checkpoint": ("checkpoint", "latest"),
     "propose": ("init", "propose"),
     "read_recipe": ("recipe", "read_recipe"),

@@ -12,7 +12,7 @@ LOSSES, POOLINGS = "teva_torch.losses", "teva_torch.poolings"
 
 
 def find(group: str, name: str, key: str) -> Callable[..., Any]:
-    """The function registered under a name.
+    """The function registered under a name: a pooling, or a factory of losses (:func:`teva_torch.losses.build_loss`).
 
     Args:
         group: ``teva_torch.losses`` or ``teva_torch.poolings``.

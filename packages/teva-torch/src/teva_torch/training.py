@@ -29,10 +29,11 @@ from teva_data.progress import Progress
 from teva_data.prompting import resolve_prompts, training_renderer
 from teva_data.recipe import Recipe
 
-from . import checkpoint, parity, plugins
+from . import checkpoint, parity
 from .device import choose_device
 from .export import export
 from .feed import Feed, TokenBatch
+from .losses import Targets, build_loss
 from .metrics import MetricsLog, draw_loss, read_metrics
 from .model import Retriever
 from .optim import learning_rate, make_optimizer
@@ -123,7 +124,9 @@ class _Run:
         datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
         self.recipe = recipe = resolve(recipe, base, datasets)
         self.settings, self.options = recipe.train, torch_section(recipe)
-        self.loss = plugins.find(plugins.LOSSES, recipe.loss.name, "loss.name")
+        self.loss = build_loss(recipe.loss, hidden=base.dim, normalize=bool(recipe.model.normalize))
+        if next(self.loss.parameters(), None) is not None:
+            raise RecipeError(f"loss.{recipe.loss.name}: has parameters of its own, which are not trained yet")
         self.renderer = training_renderer(recipe, base)
         self.plan = BatchPlan.from_recipe(recipe, datasets)
         self.total = self.settings.steps or self.plan.steps(self.settings.epochs or 0)
@@ -263,12 +266,7 @@ class _Run:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             queries = self.model.encode(item.query_ids, chunk_tokens=self.chunk_tokens)
             documents = self.model.encode(item.document_ids, chunk_tokens=self.chunk_tokens)
-        loss: torch.Tensor = self.loss(
-            queries, documents,
-            positives=torch.from_numpy(item.batch.positives).to(self.device),
-            allowed=torch.from_numpy(item.batch.allowed).to(self.device),
-            temperature=self.recipe.loss.temperature,
-        )  # fmt: skip
+        loss: torch.Tensor = self.loss(queries, documents, Targets.of(item.batch, self.device))
         return loss
 
     def _finite(self, what: str, value: float, item: TokenBatch) -> None:
