@@ -213,6 +213,21 @@ def _positives_of_text(queries, query):
     return {docid for each in alike for docid in each.positive_document_ids}
 
 
+def test_every_process_knows_the_positives_of_all(data):
+    plan = BatchPlan([Part(data), Part(data, document_prompt="b: ")], batch_size=80, negatives=2, seed=0)
+    whole = plan.batch(3)
+    pairs = whole.excluded.tolist()
+    assert len(pairs) > 40
+    assert pairs == sorted(pairs) == whole.all_excluded.tolist()
+    for rank in range(3):
+        part = plan.batch(3, rank, 3)
+        first, last = part.query_range
+        assert part.all_positives.tolist() == whole.all_positives.tolist() == whole.positives.tolist()
+        assert part.all_excluded.tolist() == pairs
+        assert part.excluded.tolist() == [[at - first, column] for at, column in pairs if first <= at < last]
+        assert part.positives.tolist() == whole.positives[first:last].tolist()
+
+
 def test_a_process_reads_its_own_documents_only(data, others, monkeypatch):
     plan, read = _mixed(data, others), []
     for corpus in plan._corpora.values():

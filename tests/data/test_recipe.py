@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 
 from teva_data.errors import RecipeError
-from teva_data.recipe import Section, load_recipe, parse_overrides
+from teva_data.recipe import Section, check_section, load_recipe, parse_overrides
 
 GOOD = """schema: "1"
 model:
@@ -239,3 +239,73 @@ train: {{output: out, epochs: 1, batch_size: 4}}
         for query, row in zip(batch.queries, batch.groups, strict=True):
             taken = [batch.documents[column].docid for column in row[1:] if column >= 0]
             assert taken == list(query.negative_document_ids[: len(taken)])
+
+
+LOSS = GOOD.replace(
+    "train:\n",
+    """loss:
+  temperature: 0.05
+  directions: [query_to_document, query_to_query]
+  distillation: kl
+  distillation_weight: 0.5
+  matryoshka_dims: [64, 128]
+  matryoshka_weights: [1, 0.5]
+  options:
+    tile: 256
+train:
+""",
+)
+
+
+def test_the_loss_section(recipe_file):
+    recipe = load_recipe(recipe_file(LOSS))
+    assert recipe.loss.directions == ["query_to_document", "query_to_query"]
+    assert (recipe.loss.matryoshka_dims, recipe.loss.matryoshka_weights) == ([64, 128], [1, 0.5])
+    assert recipe.loss.options == {"tile": 256}
+    assert load_recipe(recipe.to_dict()).deciding() == recipe.deciding()
+    assert recipe.deciding()["loss.options.tile"] == 256
+    words = ["--loss.matryoshka_dims", "32, 64", "--loss.directions=query_to_document", "--loss.options.margin", "3"]
+    changed = load_recipe(recipe_file(LOSS), words).loss
+    assert (changed.matryoshka_dims, changed.directions) == ([32, 64], ["query_to_document"])
+    assert changed.options == {"tile": 256, "margin": "3"}
+    assert load_recipe(recipe_file(GOOD), {"loss.options.any": 1}).loss.options == {"any": 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("  distillation: kl", "  distilation: kl", 11, ["loss.distilation", "unknown key", "'distillation'"]),
+        ("  distillation: kl", "  distillation: infonce", 11, ["loss.distillation", "the same as name"]),
+        ("  distillation: kl", "  weight: 1", 12, ["loss.distillation_weight", "of no use without distillation"]),
+        ("[64, 128]", "[64, 64]", 13, ["loss.matryoshka_dims", "given twice"]),
+        ("[64, 128]", "[64, 0]", 13, ["loss.matryoshka_dims.1", "greater than or equal to 1"]),
+        ("[64, 128]", "[64, many]", 13, ["loss.matryoshka_dims.1", "'many'"]),
+        ("[64, 128]", "[64]", 14, ["loss.matryoshka_weights", "expected 1, one for each"]),
+        ("  matryoshka_dims: [64, 128]\n", "", 13, ["loss.matryoshka_weights", "without matryoshka_dims"]),
+        ("[query_to_document, query_to_query]", "[query_to_query]", 10, ["query_to_document is missing"]),
+        ("query_to_query]", "query_to_document]", 10, ["loss.directions", "given twice"]),
+        ("query_to_query]", "sideways]", 10, ["loss.directions.1", "'sideways'"]),
+        ("temperature: 0.05", "temperature: 0.005\n  learn_temperature: true", 9, ["loss.temperature", "below 0.01"]),
+        ("    tile: 256", "    tile: 256\n    tile: 3", 17, ["loss.options.tile", "given twice"]),
+        ("temperature: 0.05", "false_negative_ratio: 0", 9, ["loss.false_negative_ratio", "greater than 0"]),
+    ],
+)
+def test_errors_in_the_loss_section_have_an_address(recipe_file, old, new, line, words):
+    path = recipe_file(LOSS.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert f"{path}:{line}:" in message
+    for word in words:
+        assert word in message
+
+
+def test_options_are_checked_by_whom_they_belong_to():
+    class Options(Section):
+        hardness: float = Field(1.0, gt=0)
+
+    assert check_section(Options, {"hardness": "2"}, "loss.options").hardness == 2
+    with pytest.raises(RecipeError, match=r"loss\.options\.hardnes: unknown key\. Did you mean 'hardness'"):
+        check_section(Options, {"hardnes": 2}, "loss.options")
+    with pytest.raises(RecipeError, match=r"loss\.options\.hardness: .*greater than 0; found -1"):
+        check_section(Options, {"hardness": -1}, "loss.options")
