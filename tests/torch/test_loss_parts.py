@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tests.reference import losses as reference
 
 import torch
+from teva_data.dataset import Dataset
 from teva_data.errors import RecipeError
+from teva_data.plan import BatchPlan
 from teva_data.recipe import LossSection
 from teva_torch import plugins
 from teva_torch.losses import (
@@ -22,11 +24,13 @@ from teva_torch.losses import (
     MarginMSE,
     Matryoshka,
     MissingScoresError,
+    Targets,
     WeightedSum,
     build_loss,
     kl_divergence,
     margin_mse,
 )
+from teva_torch.training import train
 
 from .loss_cases import agree, gradients, make_case, relative
 
@@ -193,6 +197,42 @@ def test_every_setting_of_the_section_reaches_the_loss():
 def test_a_section_that_cannot_be_built_is_told(values, words):
     with pytest.raises(RecipeError, match=words):
         build_loss(LossSection(**values), hidden=6, normalize=True)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_the_batches_of_a_plan_give_the_oracles_loss(tiny_data, world):
+    directions = ("query_to_document", "document_to_query", "query_to_query", "document_to_document")
+    plan = BatchPlan.of(Dataset.open(tiny_data), "train", batch_size=50, negatives=2, seed=1)
+    parts = [plan.batch(2, rank, world) for rank in range(world)]
+    rows = [query for part in parts for query in part.queries]
+    docids = [document.docid for part in parts for document in part.documents]
+    alike = [{d for other in rows if other.query_text == row.query_text for d in other.positive_document_ids}
+             for row in rows]  # fmt: skip
+    relevant = [{column for column, docid in enumerate(docids) if docid in right} for right in alike]
+    groups = np.concatenate([part.groups for part in parts])
+    assert len(set(groups[:, 0].tolist())) < 50, "a positive of two queries"
+    assert any(len(right) > 1 for right in relevant)
+    vectors = [torch.nn.functional.normalize(torch.randn(n, 8), dim=1) for n in (50, len(docids))]
+    found = sum(float(InfoNCE(0.1, directions=directions, tile=9)(*vectors, Targets.of(part, "cpu"))) for part in parts)
+    positive = groups[:, 0].tolist()
+    queries, documents = (part.double().numpy() for part in vectors)
+    expected = reference.infonce(queries, documents, positive, relevant, groups, (0, 50), 0.1, directions)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"directions": "query_to_document,document_to_query,query_to_query,document_to_document"},
+        {"matryoshka_dims": [8, 16], "false_negative_margin": 0.1},
+    ],
+)
+def test_a_run_with_settings_of_the_loss(recipe, section):
+    recipe["loss"] |= section
+    recipe["train"] |= {"steps": 2, "save_every": 2, "log_every": 1}
+    result = train(recipe)
+    assert math.isfinite(result.loss)
+    assert result.artifact.teva["recipe"]["loss"]["temperature"] == 0.05
 
 
 def another_packages_factory(settings):

@@ -95,10 +95,11 @@ class _LogSumExp(torch.autograd.Function):
         ctx: Any, rows: Tensor, columns: Tensor, leave_out: LeaveOut, limit: Tensor | None, side: int
     ) -> Tensor:
         top, total = rows.new_full((len(rows),), FLOOR), rows.new_zeros(len(rows))
-        for r, _, tile in _tiles(rows, columns, leave_out, limit, side):
-            peak = torch.maximum(top[r], tile.amax(dim=1))
-            total[r] = total[r] * (top[r] - peak).exp() + tile.sub_(peak[:, None]).exp_().sum(dim=1)
-            top[r] = peak
+        with full_precision(rows.device):
+            for r, _, tile in _tiles(rows, columns, leave_out, limit, side):
+                peak = torch.maximum(top[r], tile.amax(dim=1))
+                total[r] = total[r] * (top[r] - peak).exp() + tile.sub_(peak[:, None]).exp_().sum(dim=1)
+                top[r] = peak
         result = (top + total.log()).clamp_(min=FLOOR)
         ctx.save_for_backward(rows, columns, limit, result)
         ctx.leave_out, ctx.side = leave_out, side
@@ -110,13 +111,19 @@ class _LogSumExp(torch.autograd.Function):
         rows, columns, limit, result = ctx.saved_tensors
         of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         of_columns = torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
-        for r, c, tile in _tiles(rows, columns, ctx.leave_out, limit, ctx.side):
-            # The derivative of log sum exp is the softmax, that of a pair which is left out 0.
-            tile.sub_(result[r, None]).exp_().mul_(gradient[r, None])
-            if of_rows is not None:
-                of_rows[r].addmm_(tile, columns[c])
-            if of_columns is not None:
-                of_columns[c].addmm_(tile.T, rows[r])
+        with full_precision(rows.device):
+            for r, c, tile in _tiles(rows, columns, ctx.leave_out, limit, ctx.side):
+                # The derivative of log sum exp is the softmax, that of a pair which is left out 0.
+                tile.sub_(result[r, None])
+                if limit is not None:
+                    # A pair at its very limit may fall on the other side of it when its tile is computed again; it
+                    # then stands in no sum, and its share of that sum would have no bound.
+                    tile.clamp_(max=0)
+                tile.exp_().mul_(gradient[r, None])
+                if of_rows is not None:
+                    of_rows[r].addmm_(tile, columns[c])
+                if of_columns is not None:
+                    of_columns[c].addmm_(tile.T, rows[r])
         return of_rows, of_columns, None, None, None
 
 
@@ -125,16 +132,15 @@ def _tiles(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """The matrix of dot products tile by tile, all in one buffer; -inf where a pair is left out."""
     buffer = rows.new_empty(min(side, len(rows)) * min(side, len(columns)))
-    with full_precision(rows.device):
-        for r in _slices(len(rows), side):
-            for c in _slices(len(columns), side):
-                shape = (r.stop - r.start, c.stop - c.start)
-                tile = buffer[: shape[0] * shape[1]].view(shape)
-                torch.mm(rows[r], columns[c].T, out=tile)
-                if limit is not None:
-                    tile.masked_fill_(tile > limit[r, None], -torch.inf)
-                leave_out(tile, r, c)
-                yield r, c, tile
+    for r in _slices(len(rows), side):
+        for c in _slices(len(columns), side):
+            shape = (r.stop - r.start, c.stop - c.start)
+            tile = buffer[: shape[0] * shape[1]].view(shape)
+            torch.mm(rows[r], columns[c].T, out=tile)
+            if limit is not None:
+                tile.masked_fill_(tile > limit[r, None], -torch.inf)
+            leave_out(tile, r, c)
+            yield r, c, tile
 
 
 class _GroupSimilarity(torch.autograd.Function):
