@@ -1,10 +1,20 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from pydantic import Field
 
 from teva_data.errors import RecipeError
-from teva_data.recipe import Section, check_section, load_recipe, parse_overrides
+from teva_data.recipe import (
+    DataSection,
+    LossSection,
+    Section,
+    TrainSection,
+    check_section,
+    describe,
+    load_recipe,
+    parse_overrides,
+)
 
 GOOD = """schema: "1"
 model:
@@ -309,3 +319,13 @@ def test_options_are_checked_by_whom_they_belong_to():
         check_section(Options, {"hardnes": 2}, "loss.options")
     with pytest.raises(RecipeError, match=r"loss\.options\.hardness: .*greater than 0; found -1"):
         check_section(Options, {"hardness": -1}, "loss.options")
+
+
+def test_a_described_default_is_the_default():
+    for section in (LossSection, DataSection, TrainSection):
+        rows = {key: default for key, default, _ in describe(section, "it") if default != "required"}
+        for key, default in rows.items():
+            name = key.removeprefix("it.")
+            expected = section.model_fields[name].get_default(call_default_factory=True)
+            found = yaml.safe_load(default) if default else None
+            assert (float(found) if isinstance(expected, float) else found) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from tests.reference import losses as reference
 
 import torch
 from teva_torch.losses import InfoNCE, Targets, infonce
+from teva_torch.losses.exclusion import ListedPairs
+from teva_torch.losses.tiled import group_similarity, log_sum_exp
 
 from .loss_cases import agree, gradients, make_case, relative
 
@@ -191,6 +194,30 @@ def test_all_but_the_positive_excluded_gives_zero_and_no_gradient(directions):
     assert all(bool(part.isfinite().all()) and float(part.abs().max()) <= 1e-6 for part in both)
 
 
+@pytest.mark.parametrize("tile", [3, None])
+def test_the_temperature_is_never_dropped(tile):
+    # A published toolkit drops it in one of its paths.
+    case = make_case(1)
+    values = [float(gradients(InfoNCE(t, tile=tile, directions=ALL), case)[0]) for t in (0.01, 0.1, 1.0)]
+    assert min(abs(a - b) for a, b in pairwise(values)) > 0.1
+
+
+def test_a_pair_that_falls_back_under_its_limit_has_a_bounded_share():
+    # Backward computes each tile again. Should one bit differ there, a pair may be in that was out of the sum.
+    passes = []
+
+    def first_time_only(tile, rows, columns):
+        passes.append(rows)
+        if len(passes) == 1:
+            tile[0, 1] = -torch.inf
+
+    rows = torch.tensor([[1.0]], requires_grad=True)
+    columns = torch.tensor([[1.0], [60.0]])
+    log_sum_exp(rows, columns, first_time_only, limit=torch.tensor([60.0]), tile=8).sum().backward()
+    assert len(passes) == 2
+    assert float(rows.grad.abs().max()) <= 61
+
+
 def test_a_document_left_out_changes_nothing():
     case = make_case(2)
     case.relevant = [right | {8} for right in case.relevant]
@@ -241,13 +268,10 @@ def test_a_vector_that_is_not_a_number_is_not_hidden():
     case.documents[3, 0] = math.nan
     case.relevant = [right - {3} or {0} for right in case.relevant]
     case.positive = [min(right) for right in case.relevant]
-    assert math.isnan(float(InfoNCE(0.1, tile=4)(*case.tensors(), case.targets())))
+    assert gradients(InfoNCE(0.1, tile=4), case)[0].isnan()
 
 
 def test_the_tiled_sum_passes_gradcheck():
-    from teva_torch.losses.exclusion import ListedPairs
-    from teva_torch.losses.tiled import group_similarity, log_sum_exp
-
     torch.manual_seed(0)
     rows, columns = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 7))
     limit = torch.full((5,), 0.7, dtype=torch.float64)
