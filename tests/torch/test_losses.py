@@ -249,6 +249,33 @@ def test_similarity_is_float32_whatever_the_surroundings():
     np.testing.assert_allclose(q.grad[0].numpy(), share * (d[1] - d[0]).numpy() / 0.01, rtol=1e-3)
 
 
+def test_no_setting_of_products_reaches_the_sums():
+    # Which of them lose digits depends on the machine, so it is asked what holds while they are computed.
+    seen = []
+
+    def look(tile, rows, columns):
+        backends = torch.backends
+        seen.append((backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision))
+        seen.append(torch.is_autocast_enabled("cpu"))
+        if len(seen) > 4:
+            raise RuntimeError("enough")
+
+    rows, columns = torch.ones(2, 3, requires_grad=True), torch.ones(4, 3)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = log_sum_exp(rows, columns, look)
+            result.sum().backward()
+            with pytest.raises(RuntimeError, match="enough"):
+                log_sum_exp(rows, columns, look)
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [("ieee", "ieee"), False] * 3
+
+
 def test_bfloat16_vectors_are_taken_as_they_are():
     case = make_case(6)
     value, *both = gradients(InfoNCE(0.1), case, dtype=torch.bfloat16)
