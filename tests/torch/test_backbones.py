@@ -201,7 +201,7 @@ def _ids(tokenizer, text="red tea", **options):
 
 
 @pytest.mark.parametrize("ending", ["$A", "<bos> $A", "<bos> $A <eos>", "$A <eos>"])
-def test_eos_is_added_once(tmp_path, ending):
+def test_defect_18_eos_is_added_once(tmp_path, ending):
     path = make(tmp_path / "model", "Llama", ending=ending)
     tokenizer = load_tokenizer(Artifact.load(path))
     begin = [3] if "<bos>" in ending else []
@@ -255,7 +255,7 @@ def test_a_published_model_without_eos_stays_as_it_is(short, tmp_path):
     assert _ids(load_tokenizer(train(short, {"model.append_eos": True}).artifact))[-1] == 2
 
 
-def test_no_eos_to_add(short, tmp_path):
+def test_defect_18_no_eos_to_add(short, tmp_path):
     path = make(tmp_path / "model", "Llama")
     config = json.loads((path / "tokenizer_config.json").read_text())
     del config["eos_token"]
