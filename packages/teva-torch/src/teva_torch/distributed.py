@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import gc
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch.distributed as dist
@@ -19,6 +21,7 @@ import torch
 from teva_data.errors import TevaError
 from torch import Tensor, nn
 
+_GRACE = 0.2  # seconds
 _BUCKET = 8 * 1024 * 1024  # elements of one exchange: large enough to keep a link busy, small beside a model
 
 
@@ -214,7 +217,20 @@ def join(device: str = "auto", timeout: float = 1800.0) -> Iterator[Processes]:
             dist.destroy_process_group()
         raise
     if ours:
-        dist.destroy_process_group()
+        _leave(cuda)
+
+
+def _leave(cuda: bool) -> None:
+    """End the group, once all are here, in a way that lets the interpreter end too."""
+    if not cuda:
+        with contextlib.suppress(RuntimeError):  # another one is gone already: it has said why
+            dist.barrier()
+    dist.destroy_process_group()
+    # A thread of gloo may hold the last exchange's tensors a moment longer. Where it lets go of them after the
+    # interpreter has begun to end, the process aborts, and torchrun takes a finished run for a failed one
+    # (seen under load; pytorch/pytorch#179291).
+    gc.collect()
+    time.sleep(_GRACE)
 
 
 @contextlib.contextmanager
