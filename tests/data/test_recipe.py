@@ -32,6 +32,16 @@ torch:
 """
 
 
+def refused(path, line: int, words: list[str]) -> None:
+    """The recipe is refused at the line, with the words."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert f"{path}:{line}:" in message
+    for word in words:
+        assert word in message
+
+
 @pytest.fixture
 def recipe_file(tmp_path):
     def write(text):
@@ -72,12 +82,7 @@ def test_a_recipe_reads_back_what_it_writes(recipe_file):
 )
 def test_errors_have_an_address(recipe_file, old, new, line, words):
     path = recipe_file(GOOD.replace(old, new))
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    message = str(caught.value)
-    assert f"{path}:{line}:" in message
-    for word in words:
-        assert word in message
+    refused(path, line, words)
 
 
 def test_all_problems_at_once(recipe_file):
@@ -181,12 +186,7 @@ def test_several_datasets(recipe_file):
 )
 def test_errors_in_a_list_have_an_address(recipe_file, old, new, line, words):
     path = recipe_file(SEVERAL.replace(old, new))
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    message = str(caught.value)
-    assert f"{path}:{line}:" in message
-    for word in words:
-        assert word in message
+    refused(path, line, words)
 
 
 def test_weights(recipe_file):
@@ -302,12 +302,7 @@ def test_the_loss_section(recipe_file):
 )
 def test_errors_in_the_loss_section_have_an_address(recipe_file, old, new, line, words):
     path = recipe_file(LOSS.replace(old, new))
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    message = str(caught.value)
-    assert f"{path}:{line}:" in message
-    for word in words:
-        assert word in message
+    refused(path, line, words)
 
 
 def test_options_are_checked_by_whom_they_belong_to():
