@@ -324,10 +324,15 @@ def _scores(row: Row, field: str, value: Any, count: int) -> list[float] | None:
     if not isinstance(value, list) or len(value) != count:
         ids = field.replace("scores", "document_ids")
         raise row.error("not one score for each id", field, found=value, expected=f"a list as long as {ids!r}, {count}")
-    return [_score(row, f"{field}[{at}]", score) for at, score in enumerate(value)]
+    return [parse_score(row, f"{field}[{at}]", score) for at, score in enumerate(value)]
 
 
-def _score(row: Row, field: str, value: Any) -> float:
+def parse_score(row: Row, field: str, value: Any) -> float:
+    """A finite number.
+
+    Raises:
+        DataError: it is none.
+    """
     if type(value) in (int, float):
         with contextlib.suppress(OverflowError):  # an integer that no float can hold
             if math.isfinite(score := float(value)):

@@ -152,8 +152,12 @@ def unchanged(file: Path, note: dict[str, Any]) -> bool:
     return True
 
 
-def find_sources(directory: Path) -> dict[str, Source]:
+def find_sources(directory: Path, problems: list[DataError] | None = None) -> dict[str, Source]:
     """Every corpus and split of a dataset's directory, by name.
+
+    Args:
+        directory: the dataset's.
+        problems: where given, what is wrong is noted here, and of two sources of one name the first is taken.
 
     Raises:
         DataError: two files or directories have one name.
@@ -167,14 +171,18 @@ def find_sources(directory: Path) -> dict[str, Source]:
                 continue  # qrels, media, and whatever else lies there
             name = path.name
         elif _readable(path):
-            name = path.name[: path.name.index(next(end for end in ENDINGS if path.name.endswith(end)))]
+            name = path.name.removesuffix(next(end for end in ENDINGS if path.name.endswith(end)))
         else:
             continue
         if name in sources:
-            raise DataError(
+            error = DataError(
                 f"two files for {name!r}", file=directory, found=[sources[name].path.name, path.name],
                 expected="one of them", hint="Remove the one that is out of date",
             )  # fmt: skip
+            if problems is None:
+                raise error
+            problems.append(error)
+            continue
         sources[name] = Source.of(path)
     return sources
 

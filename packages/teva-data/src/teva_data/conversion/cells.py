@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from teva_data.errors import DataError
-from teva_data.records import Row
+from teva_data.records import Row, parse_score
 
 from .tables import Tables
 
@@ -135,16 +134,7 @@ def scores(row: Row, names: Sequence[str], count: int) -> list[float] | None:
     value = row.record[name]
     if not isinstance(value, list) or len(value) != count:
         raise row.error("not one score for each", name, value, f"a list of {count} numbers")
-    return [score(row, f"{name}[{at}]", item) for at, item in enumerate(value)]
-
-
-def score(row: Row, field: str, value: Any) -> float:
-    """A finite number."""
-    if type(value) in (int, float):
-        with contextlib.suppress(OverflowError):  # an integer that no float can hold
-            if math.isfinite(number := float(value)):
-                return number
-    raise row.error("not a score", field, value, "a finite number")
+    return [parse_score(row, f"{name}[{at}]", item) for at, item in enumerate(value)]
 
 
 def grade(row: Row, names: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ from teva_data.errors import DataError
 from teva_data.pieces import Shelf, Stored
 from teva_data.progress import Progress
 from teva_data.records import DOCUMENT_ID, DOCUMENT_TEXT, QUERY_ID, QUERY_TEXT, Row, parse_document, parse_query
-from teva_data.sources import Reading, Source
+from teva_data.sources import Reading, Source, find_sources
 
 from .ids import Keys, Place, Reread, hashes_of, same_keys
 from .report import Report
@@ -33,7 +33,6 @@ from .rows import (
     all_problems,
     classify,
     content,
-    find_sources,
     identifier,
     references,
     undecodable,

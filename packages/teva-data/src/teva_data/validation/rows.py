@@ -23,7 +23,6 @@ from teva_data.records import (
     Row,
     join_title,
 )  # fmt: skip
-from teva_data.sources import ENDINGS, Source
 
 Values = TypeVar("Values")
 
@@ -45,29 +44,6 @@ class Sink(list[DataError]):
     def append(self, error: DataError) -> None:
         """Hand the error on."""
         self._take(error)
-
-
-def find_sources(directory: Path, problems: list[DataError]) -> dict[str, Source]:
-    """As :func:`teva_data.sources.find_sources`; of two for one name the first, and a problem."""
-    sources: dict[str, Source] = {}
-    for path in sorted(directory.iterdir()):
-        ending = next((end for end in ENDINGS if path.name.endswith(end)), None)
-        if path.name.startswith(".") or not (path.is_dir() or (ending and path.is_file())):
-            continue
-        try:
-            source = Source.of(path)
-        except DataError:
-            continue  # qrels, media, and whatever else lies there
-        name = path.name if ending is None or path.is_dir() else path.name.removesuffix(ending)
-        if name in sources:
-            problems.append(
-                DataError(
-                    f"two files for {name!r}", file=directory, found=[sources[name].path.name, path.name],
-                    expected="one of them", hint="Remove the one that is out of date",
-                )
-            )  # fmt: skip
-        sources.setdefault(name, source)
-    return sources
 
 
 def all_problems(row: Row, parse: Callable[[Row], Values]) -> tuple[list[DataError], Values | None]:

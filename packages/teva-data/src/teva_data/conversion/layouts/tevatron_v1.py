@@ -9,7 +9,7 @@ from teva_data.conversion import Options, cells
 from teva_data.conversion.joining import parts
 from teva_data.conversion.seen import SeenIds, SeenTexts
 from teva_data.conversion.tables import TRAIN, Tables
-from teva_data.records import Row
+from teva_data.records import Row, parse_score
 from teva_data.writing import DatasetWriter
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class _Conversion:
             score = passage.get(SCORE)
             self.passages += 1
             self.repeated += docid in documents
-            documents.setdefault(docid, None if score is None else cells.score(row, f"{place}.{SCORE}", score))
+            documents.setdefault(docid, None if score is None else parse_score(row, f"{place}.{SCORE}", score))
         return documents
 
     def _document(self, row: Row, place: str, passage: dict[str, Any]) -> str:
