@@ -37,6 +37,17 @@ class TorchSection(Section):
     """What only teva-torch has."""
 
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps")
+    strategy: Literal["auto", "single", "ddp", "fsdp2", "deepspeed"] = Field(
+        "auto", description="of several processes: ddp (each holds the model), fsdp2 or deepspeed (each holds a part of "
+        "it); auto: single for one process, else ddp",
+    )  # fmt: skip
+    deepspeed: str = Field(
+        "zero3", description="for strategy: deepspeed: zero0, zero1, zero2, zero3, zero3-offload (optimizer and "
+        "parameters in CPU memory), or a JSON file of DeepSpeed's settings",
+    )  # fmt: skip
+    reshard_after_forward: bool = Field(
+        True, description="for strategy: fsdp2: a layer's weights are gathered anew for the way back (less memory)"
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "varlen"] = Field(
         "auto", description="auto (transformers' own choice), sdpa, eager, flash_attention_2, varlen (no padding; on "
         "GPUs, in bfloat16)",
