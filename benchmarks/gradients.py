@@ -190,9 +190,18 @@ def by_teva(case: Case, data: Path, processes: Processes | None = None, **plan: 
     return gradients_of(gradient.module)
 
 
-@functools.cache
 def plainly(case: Case, data: Path) -> Gradients:
     """The same by autograd alone: each text by itself, one graph over all, no code of the step."""
+    return _plainly(case, data)[0]
+
+
+def plain_loss(case: Case, data: Path) -> float:
+    """The loss of :func:`plainly`."""
+    return _plainly(case, data)[1]
+
+
+@functools.cache
+def _plainly(case: Case, data: Path) -> tuple[Gradients, float]:
     import torch
     from teva_torch.losses import Targets
 
@@ -201,8 +210,9 @@ def plainly(case: Case, data: Path) -> Gradients:
         torch.cat([model(*model.pad([ids])) for ids in texts]) for texts in (item.query_ids, item.document_ids)
     )
     loss = make_loss(case.loss)
-    loss(queries, documents, Targets.of(item.batch, "cpu")).backward()
-    return gradients_of(torch.nn.ModuleDict({"retriever": model, "loss": loss}))
+    value = loss(queries, documents, Targets.of(item.batch, "cpu"))
+    value.backward()
+    return gradients_of(torch.nn.ModuleDict({"retriever": model, "loss": loss})), float(value.detach())
 
 
 def gradients_of(model: Any) -> Gradients:
@@ -223,15 +233,53 @@ def relative_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tens
     return off / whole, each
 
 
-def by_processes(count: int, data: Path, out: Path) -> dict[str, Gradients]:
-    """The gradients of all cases, computed by so many processes: name of the case to gradients."""
+# Strategies under which processes hold parts of a model: name to the recipe's torch section.
+STRATEGIES: dict[str, dict[str, str]] = {
+    "fsdp2": {"strategy": "fsdp2"},
+    **{name: {"strategy": "deepspeed", "deepspeed": name} for name in ("zero1", "zero2", "zero3", "zero3-offload")},
+}
+
+
+def sharded_cases() -> list[Case]:
+    """What is compared under each of them: a loss with columns left out, which no process can compute by itself."""
+    return [Case(*parts) for parts in itertools.product(MODELS, ADAPTERS, ("masked",), PASSES)]
+
+
+def by_strategy(name: str, case: Case, data: Path, processes: Processes) -> tuple[Gradients, float]:
+    """The gradient of a case by processes that hold parts of the model, and the loss."""
+    import torch
+    from teva_data.recipe import TrainSection
+    from teva_torch.caching import BatchGradient, Passes
+    from teva_torch.recipe import TorchSection
+    from teva_torch.strategies import prepare
+
+    tokens, cached = PASSES[case.passes]
+    model, loss = make_model(case.model, case.adapter), make_loss(case.loss)
+    options = TorchSection.model_validate({"device": "cpu", **STRATEGIES[name]})
+    settings = TrainSection(output="-", steps=1, max_grad_norm=1e9)
+    strategy = prepare(options.strategy, model, loss, settings, options, processes, torch.device("cpu"))
+    step = BatchGradient(model, loss, Passes(tokens, cached, check="all"), processes, strategy)
+    value = step.add(token_batch(data, processes=processes))
+    return strategy.gradients(), value
+
+
+def by_processes(count: int, data: Path, out: Path, strategy: str = "") -> dict[str, Gradients]:
+    """The gradients of all cases, computed by so many processes: name of the case to gradients.
+
+    Args:
+        count: processes.
+        data: as :func:`make_data` makes it.
+        out: a safetensors file to write.
+        strategy: one of ``STRATEGIES``; each process holds the whole model where not given. The gradients of a case
+            then have the loss among them, as ``loss``.
+    """
     from safetensors.torch import load_file
 
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
-        "-m", "benchmarks.gradients", str(data), str(out),
+        "-m", "benchmarks.gradients", str(data), str(out), *([strategy] if strategy else []),
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
@@ -248,6 +296,15 @@ def _all(data: Path, processes: Processes) -> Iterator[tuple[str, Tensor]]:
             yield f"{case.name}/{name}", value
 
 
+def _all_by(strategy: str, data: Path, processes: Processes) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    for case in sharded_cases():
+        gradients, loss = by_strategy(strategy, case, data, processes)
+        for name, value in {**gradients, "loss": torch.tensor(loss)}.items():
+            yield f"{case.name}/{name}", value
+
+
 def main() -> None:
     """As one of several processes: all cases, written by process 0."""
     from safetensors.torch import save_file
@@ -255,8 +312,9 @@ def main() -> None:
     from teva_torch.distributed import join
 
     data, out = map(Path, sys.argv[1:3])
+    strategy = sys.argv[3] if len(sys.argv) > 3 else ""
     with join("cpu", 120) as processes:
-        found = dict(_all(data, processes))
+        found = dict(_all(data, processes) if not strategy else _all_by(strategy, data, processes))
         if processes.main:
             save_file(found, out)
 

@@ -21,10 +21,12 @@ from teva_data.errors import DataError, RecipeError, TevaError
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
 from teva_torch import checkpoint
+from teva_torch.distributed import Processes
 from teva_torch.feed import Feed
 from teva_torch.init import SECTIONS
 from teva_torch.metrics import read_metrics
-from teva_torch.recipe import read_recipe
+from teva_torch.recipe import TorchSection, read_recipe
+from teva_torch.strategies import Strategy
 from teva_torch.training import train
 
 
@@ -69,9 +71,10 @@ def test_defect_1_a_checkpoint_that_does_not_fit_is_refused(recipe, tmp_path):
     newest = checkpoint.latest(tmp_path / "run/checkpoints")
     stored = load_file(newest / "model.safetensors")
     save_file({name.removeprefix("retriever."): value for name, value in stored.items()}, newest / "model.safetensors")
-    model, optimizer = torch.nn.ModuleDict({"retriever": torch.nn.Linear(2, 2)}), torch.optim.AdamW([torch.zeros(1)])
-    with pytest.raises(TevaError, match=r"found no tensor 'retriever\.weight'"):
-        checkpoint.restore(newest, model, optimizer)
+    settings = read_recipe(recipe).train
+    strategy = Strategy(torch.nn.Linear(2, 2), None, settings, TorchSection(), Processes(), torch.device("cpu"))
+    with pytest.raises(TevaError, match=r"found no tensor 'retriever\.bias'"):
+        checkpoint.restore(newest, strategy)
 
 
 def test_defect_2_overwrite_begins_anew_and_nothing_else_does(recipe, tmp_path):

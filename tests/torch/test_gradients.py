@@ -103,7 +103,7 @@ def test_equal_texts_are_encoded_once_under_whatever_id(monkeypatch):
         type(model), "forward", lambda self, ids, mask: seen.append(len(ids)) or original(self, ids, mask)
     )
     texts = [[1, 2, 3], [4, 5], [1, 2, 3], [4, 5], [6]]
-    encoding = Encoding(model, texts, Passes(10**6), "query")
+    encoding = Encoding(model, texts, Passes(10**6), "query").forward()
     assert sum(seen) == 3
     assert torch.equal(encoding.vectors[0], encoding.vectors[2])
     wanted = torch.cat([original(model, *model.pad([ids])) for ids in texts])
@@ -148,7 +148,9 @@ def test_a_loss_learns_too(cached, data):
     value = step.add(item)
     found = loss.scale.grad.clone()
     loss.zero_grad()
-    vectors = [Encoding(model, ids, Passes(10**6), "query").vectors for ids in (item.query_ids, item.document_ids)]
+    vectors = [
+        Encoding(model, ids, Passes(10**6), "query").forward().vectors for ids in (item.query_ids, item.document_ids)
+    ]
     expected = loss(*vectors, Targets.of(item.batch, "cpu"))
     expected.backward()
     assert value == pytest.approx(float(expected.detach()), rel=1e-5)

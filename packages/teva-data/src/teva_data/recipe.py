@@ -21,7 +21,8 @@ _Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
     "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine", "torch.timeout",
-    "torch.gradient_cache_check", "torch.export_weights",
+    "torch.gradient_cache_check", "torch.export_weights", "torch.strategy", "torch.deepspeed",
+    "torch.reshard_after_forward",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from teva_data.errors import TevaError
@@ -33,6 +34,9 @@ from .distributed import Processes
 from .feed import TokenBatch
 from .losses import Targets
 from .model import Retriever
+
+if TYPE_CHECKING:
+    from .strategies import Strategy
 
 Loss = Callable[[Tensor, Tensor, Targets], Tensor]
 
@@ -105,10 +109,18 @@ class Encoding:
         token_ids: n own texts.
         passes: chunks, precision, and whether the graph is kept.
         role: ``query`` or ``document``, for messages.
+        backward: takes gradients [B, H] of the vectors [B, H] of some passes to the parameters.
     """
 
-    def __init__(self, model: Retriever, token_ids: Sequence[Sequence[int]], passes: Passes, role: str) -> None:
-        self.model, self.passes, self.role = model, passes, role
+    def __init__(
+        self,
+        model: Retriever,
+        token_ids: Sequence[Sequence[int]],
+        passes: Passes,
+        role: str,
+        backward: Callable[[Sequence[Tensor], Sequence[Tensor]], None] = torch.autograd.backward,
+    ) -> None:
+        self.model, self.passes, self.role, self._back = model, passes, role, backward
         numbers: dict[tuple[int, ...], int] = {}
         self._which = torch.tensor([numbers.setdefault(tuple(ids), len(numbers)) for ids in token_ids])
         distinct = list(numbers)
@@ -116,15 +128,39 @@ class Encoding:
             _Chunk(torch.from_numpy(rows), [distinct[row] for row in rows])
             for rows in model.chunks([len(ids) for ids in distinct], passes.chunk_tokens)
         ]
-        self._graph: Tensor | None = None
-        if not distinct:
-            self._distinct = torch.zeros((0, 0), device=model.device)
-        elif passes.cached:
-            self._distinct = self._first_pass()
-        else:
-            with passes.cast(model.device):
-                self._graph = self._ordered([model.vectors(chunk.token_ids) for chunk in self._chunks])
-            self._distinct = self._graph.detach()
+        self.graphs: list[Tensor] = []  # of each pass, where they are kept
+        self._distinct = torch.zeros((0, 0), device=model.device)
+
+    @property
+    def passes_needed(self) -> int:
+        """Passes through the model for the own texts."""
+        return len(self._chunks)
+
+    def forward(self, passes: int | None = None) -> Encoding:
+        """Encode the own texts.
+
+        Args:
+            passes: how many to make, where a pass is an exchange: the most that any process needs. What is left over
+                has one text of one token, whose vector is not used and whose gradient is zero.
+
+        Returns:
+            Itself.
+        """
+        for _ in range((passes or 0) - len(self._chunks)):
+            self._chunks.append(_Chunk(torch.zeros(0, dtype=torch.int64), [[self.model.pad_id]]))
+        if not self._chunks:
+            return self
+        parts = []
+        with torch.set_grad_enabled(not self.passes.cached), self.passes.cast(self.model.device):
+            for chunk in self._chunks:
+                chunk.random = RandomState(self.model.device)
+                parts.append(self.model.vectors(chunk.token_ids))
+        if not self.passes.cached:
+            self.graphs = parts
+        kept = [part.detach()[: len(chunk.rows)] for part, chunk in zip(parts, self._chunks, strict=True)]
+        order = torch.cat([chunk.rows for chunk in self._chunks]).to(kept[0].device)
+        self._distinct = torch.cat(kept)[torch.argsort(order)]
+        return self
 
     @property
     def vectors(self) -> Tensor:
@@ -137,36 +173,40 @@ class Encoding:
         Raises:
             PassError: the second pass gave other vectors than the first.
         """
-        if not len(self._which):
+        if not self._chunks:
             return
-        summed = torch.zeros_like(self._distinct).index_add_(0, self._which.to(gradient.device), gradient)
-        if self._graph is not None:
-            torch.autograd.backward(self._graph, summed)
-            self._graph = None
+        each = self.shares(gradient)
+        if self.graphs:
+            self._back(self.graphs, each)
+            self.graphs = []
             return
         after = RandomState(self.model.device)
-        for number, chunk in enumerate(self._chunks):
-            assert chunk.random is not None
-            chunk.random.restore()
-            rows = chunk.rows.to(summed.device)
-            with self.passes.cast(self.model.device):
-                again = self.model.vectors(chunk.token_ids)
-            if number == 0 or self.passes.check == "all":
-                self._compare(self._distinct[rows], again.detach(), number)
-            torch.autograd.backward(again, summed[rows])
+        for number, one in enumerate(each):
+            self._back([self._again(number)], [one])
         after.restore()
 
-    def _first_pass(self) -> Tensor:
-        parts = []
-        with torch.no_grad(), self.passes.cast(self.model.device):
-            for chunk in self._chunks:
-                chunk.random = RandomState(self.model.device)
-                parts.append(self.model.vectors(chunk.token_ids))
-        return self._ordered(parts)
+    def shares(self, gradient: Tensor) -> list[Tensor]:
+        """The gradient of each pass's vectors, from the gradients [n, H] of :attr:`vectors`."""
+        summed = torch.zeros_like(self._distinct)
+        if len(self._which):
+            summed.index_add_(0, self._which.to(gradient.device), gradient)
+        return [self._of(chunk, summed) for chunk in self._chunks]
 
-    def _ordered(self, parts: Sequence[Tensor]) -> Tensor:
-        order = torch.cat([chunk.rows for chunk in self._chunks]).to(parts[0].device)
-        return torch.cat(list(parts))[torch.argsort(order)]
+    def _of(self, chunk: _Chunk, summed: Tensor) -> Tensor:
+        """The gradient of a pass's vectors; zero where it was made for the others' sake alone."""
+        rows = chunk.rows.to(summed.device)
+        return summed[rows] if len(rows) else summed.new_zeros((1, summed.shape[1]))
+
+    def _again(self, number: int) -> Tensor:
+        """The vectors of a chunk once more, with a graph."""
+        chunk = self._chunks[number]
+        assert chunk.random is not None
+        chunk.random.restore()
+        with self.passes.cast(self.model.device):
+            vectors = self.model.vectors(chunk.token_ids)
+        if (number == 0 or self.passes.check == "all") and len(chunk.rows):
+            self._compare(self._distinct[chunk.rows.to(vectors.device)], vectors.detach(), number)
+        return vectors
 
     def _compare(self, first: Tensor, again: Tensor, number: int) -> None:
         difference = float((again - first).norm() / first.norm().clamp(min=torch.finfo(first.dtype).tiny))
@@ -188,19 +228,32 @@ class BatchGradient:
         loss: ``(queries [Q, H], documents [D, H], targets) -> scalar``, see :class:`teva_torch.losses.Targets`.
         passes: how texts go through the model.
         processes: those that share the batch.
+        strategy: how they hold the model; each the whole of it, where not given.
     """
 
-    def __init__(self, model: Retriever, loss: Loss, passes: Passes, processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        model: Retriever,
+        loss: Loss,
+        passes: Passes,
+        processes: Processes | None = None,
+        strategy: Strategy | None = None,
+    ) -> None:
         self.model, self.loss, self.passes = model, loss, passes
         self.processes = processes or Processes()
+        self.sharded = strategy is not None and strategy.sharded
+        self._back = torch.autograd.backward if strategy is None else strategy.backward
         self._dim = 0
 
     def encode(self, item: TokenBatch) -> tuple[Encoding, Encoding]:
-        """Part 1 of a batch, without an exchange: own queries and documents."""
-        return (
-            Encoding(self.model, item.query_ids, self.passes, "query"),
-            Encoding(self.model, item.document_ids, self.passes, "document"),
+        """Part 1 of a batch: own queries and documents. Without an exchange, unless each pass is one."""
+        queries, documents = (
+            Encoding(self.model, ids, self.passes, role, self._back)
+            for ids, role in ((item.query_ids, "query"), (item.document_ids, "document"))
         )
+        for encoding in (queries, documents):
+            encoding.forward(self.processes.largest(encoding.passes_needed) if self.sharded else None)
+        return queries, documents
 
     def leaves(self, item: TokenBatch, encodings: tuple[Encoding, Encoding]) -> tuple[Tensor, Tensor]:
         """The vectors of all processes, cut off from the model: float32 [Q, H] and [D, H] that take a gradient."""
@@ -249,6 +302,20 @@ class BatchGradient:
             own.append(gradient[slice(*span)])
         return own[0], own[1]
 
+    def backward(self, encodings: tuple[Encoding, Encoding], gradients: tuple[Tensor, Tensor]) -> None:
+        """Part 3: graphs that were kept are gone back through at once, as DeepSpeed wants it; others one by one."""
+        if self.passes.cached:
+            for encoding, gradient in zip(encodings, gradients, strict=True):
+                encoding.backward(gradient)
+            return
+        graphs, shares = list[Tensor](), list[Tensor]()
+        for encoding, gradient in zip(encodings, gradients, strict=True):
+            graphs += encoding.graphs
+            shares += encoding.shares(gradient)
+            encoding.graphs = []
+        if graphs:
+            self._back(graphs, shares)
+
     def add(self, item: TokenBatch, scale: float = 1.0) -> float:
         """All parts of one batch.
 
@@ -263,16 +330,16 @@ class BatchGradient:
             ProcessError: that happened in another process.
         """
         together, passes = self.processes.together, self.passes
-        with together(), guards.memory("encoding", item, passes):
+        with together(exchanging=self.sharded), guards.memory("encoding", item, passes):
             encodings = self.encode(item)
+        with together():
             guards.expect_finite(item, *(encoding.vectors for encoding in encodings))
         queries, documents = self.leaves(item, encodings)
         with together(), guards.memory("the loss", item, passes):
             loss = self.own_loss(item, queries, documents, scale)
         gradients = self.share(item, queries, documents)
-        with together(), guards.memory("the way back through the encoder", item, passes):
-            for encoding, gradient in zip(encodings, gradients, strict=True):
-                encoding.backward(gradient)
+        with together(exchanging=self.sharded), guards.memory("the way back through the encoder", item, passes):
+            self.backward(encodings, gradients)
         return self.processes.totals(loss)[0]
 
     @property

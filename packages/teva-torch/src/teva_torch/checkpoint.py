@@ -1,51 +1,83 @@
 """Checkpoints: everything that the next step depends on, written whole or not at all, without pickle.
 
-``step-00000100/`` holds ``model.safetensors`` (trained weights and buffers; frozen weights are the base model's),
-``optimizer.safetensors`` (its tensors, named ``parameter:key``) and ``state.json`` (step, what the run is, checksums of
-the other two). It appears by rename. What dropout draws is a function of the step: generators have no state to keep.
+``step-00000100/`` holds trained weights and buffers in ``model.safetensors`` (frozen weights are the base model's), the
+optimiser's tensors, named ``parameter:key``, in ``optimizer.safetensors``, and ``state.json`` (step, what the run is,
+checksums of the others). Where several processes hold a model in parts, each writes some of the tensors, whole, into
+files of its own (``model-00001-of-00004.safetensors``): any number of processes can go on from them. The directory
+appears by rename. What dropout draws is a function of the step: generators have no state to keep.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import torch
 from teva_data.errors import TevaError
 from teva_data.files import atomic_directory, checksum, write_json
-from torch import nn
+from torch import Tensor, nn
 
-_FILES = ("model.safetensors", "optimizer.safetensors")
-SCHEMA = "2"
+from .strategies.replicated import Strategy, own
+
+_KINDS = ("model", "optimizer")
+SCHEMA = "3"
+_READ = ("2", SCHEMA)  # of schema 2 each kind had one file
 _NAME = re.compile(r"step-(\d{8})")
 
 
-def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any]) -> Path:
-    """Write the checkpoint after ``step`` steps.
+def save(directory: Path, step: int, strategy: Strategy, run: dict[str, Any]) -> Path:
+    """Write the checkpoint after ``step`` steps; all processes call it.
 
     Args:
-        directory: of all checkpoints of the run.
+        directory: of all checkpoints of the run; one that all processes see.
         step: steps done.
-        model: its trainable parameters and its buffers are kept.
-        optimizer: its state is kept.
+        strategy: holds the model and the optimiser.
         run: what the run is; a resumed run must be the same.
 
     Returns:
         The checkpoint's directory.
+
+    Raises:
+        ProcessError: another process could not write its part.
     """
-    path = directory / f"step-{step:08}"
-    with atomic_directory(path) as temporary:
+    processes, path = strategy.processes, directory / f"step-{step:08}"
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            temporary = stack.enter_context(atomic_directory(path)) if processes.main else None
+        temporary = Path(processes.texts(str(temporary))[0])
         # Parameters that are tied share memory, which safetensors refuses: each is kept once, under its first name.
-        save_file({name: value.detach().contiguous() for name, value in _own(model)}, temporary / _FILES[0])
-        save_file(_optimizer_tensors(model, optimizer), temporary / _FILES[1])
-        checksums = {name: checksum(temporary / name) for name in _FILES}
-        write_json(temporary / "state.json", {"schema": SCHEMA, "step": step, "run": run, "checksums": checksums})
+        parts = zip(_KINDS, (strategy.weights, strategy.states), strict=True)
+        with processes.together(exchanging=strategy.sharded):
+            tensors = {_file(kind, strategy): {n: t.detach().contiguous() for n, t in read()} for kind, read in parts}
+        with processes.together():
+            written = {name: part for name, part in tensors.items() if part or processes.main}
+            for name, part in written.items():
+                save_file(part, temporary / name)
+            checksums = {name: checksum(temporary / name) for name in written}
+        told = processes.texts(json.dumps(checksums))
+        with processes.together():
+            if processes.main:
+                checksums = {name: value for one in told for name, value in json.loads(one).items()}
+                write_json(
+                    temporary / "state.json", {"schema": SCHEMA, "step": step, "run": run, "checksums": checksums}
+                )
+            stack.close()
     return path
+
+
+def _file(kind: str, strategy: Strategy) -> str:
+    if not strategy.sharded or strategy.processes.world == 1:
+        return f"{kind}.safetensors"
+    return f"{kind}-{strategy.processes.rank + 1:05}-of-{strategy.processes.world:05}.safetensors"
 
 
 def latest(directory: Path) -> Path | None:
@@ -76,9 +108,11 @@ def read_state(path: Path) -> dict[str, Any]:
     advice = f"Remove {path} to go on from the checkpoint before it"
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if state["schema"] != SCHEMA:
-            raise TevaError(f"{path}: schema {state['schema']!r}; expected {SCHEMA!r}. Use the version that wrote it")
-        for name in _FILES:
+        if state["schema"] not in _READ:
+            raise TevaError(
+                f"{path}: schema {state['schema']!r}; expected {' or '.join(_READ)}. Use the version that wrote it"
+            )
+        for name in state["checksums"]:
             if (found := checksum(path / name)) != state["checksums"][name]:
                 raise TevaError(
                     f"{path / name}: checksum {found}; expected {state['checksums'][name]}: the file is damaged. "
@@ -89,22 +123,15 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and optimiser state back."""
-    device = next(model.parameters()).device
-    stored = load_file(path / _FILES[0], device=str(device))
-    with torch.no_grad():
-        for name, value in _own(model):
-            if name not in stored:
-                raise TevaError(f"{path}: found no tensor {name!r}; expected all that the model trains")
-            value.copy_(stored.pop(name))
-    if stored:
-        raise TevaError(f"{path}: tensors that the model does not have, first {sorted(stored)[0]!r}")
-    names = dict(model.named_parameters())
-    for key, value in load_file(path / _FILES[1]).items():
-        name, _, part = key.rpartition(":")
-        # AdamW keeps its step count on the CPU whatever the parameter's device.
-        optimizer.state[names[name]][part] = _plain(value) if part == "step" else value.to(device)
+def restore(path: Path, strategy: Strategy) -> None:
+    """Put a checkpoint's weights and optimiser state back, whatever number of processes wrote it.
+
+    Raises:
+        TevaError: it is not one of this model.
+    """
+    weights, states = (_tensors(path, kind) for kind in _KINDS)
+    _expect_same(path, weights, strategy.trained)
+    strategy.load(weights, states)
 
 
 def restore_weights(path: Path, model: nn.Module, prefix: str = "") -> None:
@@ -112,37 +139,38 @@ def restore_weights(path: Path, model: nn.Module, prefix: str = "") -> None:
 
     Args:
         path: the checkpoint.
-        model: made as training made it.
+        model: made as training made it, whole.
         prefix: what the checkpoint's names have before the model's, and what it holds besides is left aside.
+
+    Raises:
+        TevaError: it is not one of this model.
     """
-    stored = load_file(path / _FILES[0], device=str(next(model.parameters()).device))
-    mine = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
-    own = dict(_own(model))
-    if different := sorted(mine.keys() ^ own.keys()):
-        raise TevaError(f"{path}: not a checkpoint of this model; they differ in {different[0]!r}")
+    stored = _tensors(path, "model")
+    mine = {name.removeprefix(prefix): read for name, read in stored.items() if name.startswith(prefix)}
+    _expect_same(path, mine, model)
     with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(mine[name])
+        for name, value in own(model):
+            value.copy_(mine[name]())
 
 
-def _own(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """What training changes. Frozen weights are those of the base model, which is part of what the run is."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [*trained, *((name, buffer) for name, buffer in model.named_buffers())]
+def _expect_same(path: Path, stored: Mapping[str, Any], model: nn.Module) -> None:
+    mine = dict(own(model))
+    if lacking := sorted(mine.keys() - stored.keys()):
+        raise TevaError(f"{path}: found no tensor {lacking[0]!r}; expected all that the model trains")
+    if more := sorted(stored.keys() - mine.keys()):
+        raise TevaError(f"{path}: tensors that the model does not have, first {more[0]!r}")
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}:{key}": _stored(value)
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+def _tensors(path: Path, kind: str) -> dict[str, Callable[[], Tensor]]:
+    """Name to what reads the tensor: one at a time, since a part of the model may be all that fits."""
+    found: dict[str, Callable[[], Tensor]] = {}
+    for file in sorted([*path.glob(f"{kind}.safetensors"), *path.glob(f"{kind}-*-of-*.safetensors")]):
+        with safe_open(file, framework="pt") as stored:
+            found |= {name: functools.partial(_read, file, name) for name in stored.keys()}  # noqa: SIM118
+    return found
 
 
-def _stored(value: torch.Tensor | int) -> torch.Tensor:
-    # The 8-bit optimiser counts its steps in a number, and its parameters share a table, which safetensors refuses.
-    return torch.tensor(value) if isinstance(value, int) else value.detach().clone().contiguous()
-
-
-def _plain(value: torch.Tensor) -> torch.Tensor | int:
-    return value if value.is_floating_point() else int(value)
+def _read(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as stored:
+        tensor: Tensor = stored.get_tensor(name)
+        return tensor

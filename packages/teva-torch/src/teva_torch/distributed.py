@@ -14,6 +14,7 @@ import gc
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch.distributed as dist
 
@@ -22,6 +23,8 @@ from teva_data.errors import TevaError
 from torch import Tensor, nn
 
 _GRACE = 0.2  # seconds
+# What torch's messages hold where an exchange within a model's pass failed: they have no type of their own.
+_LOST = ("onnection closed", "onnection reset", "NCCL", "imed out", "gloo")
 _BUCKET = 8 * 1024 * 1024  # elements of one exchange: large enough to keep a link busy, small beside a model
 
 
@@ -150,10 +153,14 @@ class Processes:
         self.totals(0.0)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, exchanging: bool = False) -> Iterator[None]:
         """What each process does alone, between two exchanges: an error in one of them ends all of them here.
 
         Nothing is exchanged within: who waits there for a process that has failed would wait for ever.
+
+        Args:
+            exchanging: something is, as where each process holds a part of the model. Then the others cannot be told
+                of an error: it is raised at once, and they end because this process does.
 
         Raises:
             ProcessError: another process raised; its message is in this one's.
@@ -164,7 +171,12 @@ class Processes:
         error = None
         try:
             yield
-        except Exception as found:  # noqa: BLE001 - raised below, once the others know
+        except Exception as found:
+            if exchanging:
+                if isinstance(found, RuntimeError) and any(word in str(found) for word in _LOST):
+                    with _peers():
+                        raise
+                raise
             error = found
         if not self.totals(float(error is not None))[0]:
             return
@@ -177,12 +189,13 @@ class Processes:
 
 
 @contextlib.contextmanager
-def join(device: str = "auto", timeout: float = 1800.0) -> Iterator[Processes]:
+def join(device: str = "auto", timeout: float = 1800.0, alone: bool = False) -> Iterator[Processes]:
     """Join the other processes that torchrun started; without torchrun, be the only one.
 
     Args:
         device: as in the recipe; decides whether tensors of a GPU are exchanged.
         timeout: seconds to wait for the others in one exchange.
+        alone: make a group of one where there is one process: what holds a model in parts asks for a group.
 
     Raises:
         TevaError: the environment names other processes and they cannot be reached.
@@ -193,7 +206,7 @@ def join(device: str = "auto", timeout: float = 1800.0) -> Iterator[Processes]:
         )
     except ValueError as error:
         raise TevaError(f"WORLD_SIZE, RANK, LOCAL_RANK: not numbers ({error}); torchrun sets them") from None
-    if world == 1:
+    if world == 1 and not alone:
         yield Processes()
         return
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
@@ -203,8 +216,9 @@ def join(device: str = "auto", timeout: float = 1800.0) -> Iterator[Processes]:
             torch.cuda.set_device(local)
         try:
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=timeout)
-            )
+                "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=timeout),
+                **_alone(world),
+            )  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise TevaError(
                 f"process {rank} of {world}: cannot join the others ({error}). Start with torchrun, or unset WORLD_SIZE"
@@ -218,6 +232,11 @@ def join(device: str = "auto", timeout: float = 1800.0) -> Iterator[Processes]:
         raise
     if ours:
         _leave(cuda)
+
+
+def _alone(world: int) -> dict[str, Any]:
+    """A group of one needs nobody to meet at."""
+    return {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}  # type: ignore[attr-defined]
 
 
 def _leave(cuda: bool) -> None:

@@ -7,6 +7,7 @@ run. All processes encode, each its part; the search is exact.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from teva_data.measures import ndcg, rank_gains
 from teva_data.recipe import DatasetSection, Recipe
 from teva_data.rendering import Renderer
 
-from .caching import Passes
+from .caching import Encoding, Passes
 from .distributed import Processes
 from .model import Retriever
 
@@ -37,6 +38,7 @@ class Evaluation:
         datasets: those of ``recipe.data.listed()``.
         renderer: how texts become tokens.
         processes: those that share the encoding.
+        sharded: whether a pass through the model is an exchange, so that all must make equally many.
 
     Raises:
         RecipeError: no dataset has the split.
@@ -44,9 +46,14 @@ class Evaluation:
     """
 
     def __init__(
-        self, recipe: Recipe, datasets: Sequence[Dataset], renderer: Renderer, processes: Processes | None = None
+        self,
+        recipe: Recipe,
+        datasets: Sequence[Dataset],
+        renderer: Renderer,
+        processes: Processes | None = None,
+        sharded: bool = False,
     ) -> None:
-        settings = recipe.train
+        settings, self.sharded = recipe.train, sharded
         self.renderer, self.processes = renderer, processes or Processes()
         parts = [
             _Part(dataset, entry, settings.eval_split, settings.eval_queries, settings.eval_documents)
@@ -75,8 +82,8 @@ class Evaluation:
             model.train(training)
 
     def _measure(self, part: _Part, model: Retriever, passes: Passes) -> float:
-        queries = self._vectors([self.renderer.query(*each) for each in part.queries], model, passes)
-        documents = self._vectors([self.renderer.document(*each) for each in part.documents], model, passes)
+        queries = self._vectors([self.renderer.query(*each) for each in part.queries], model, passes, "query")
+        documents = self._vectors([self.renderer.document(*each) for each in part.documents], model, passes, "document")
         value = 0.0
         with self.processes.together():
             if self.processes.main:
@@ -84,12 +91,16 @@ class Evaluation:
                 value = float(ndcg(*rank_gains(ranked, part.qrels), _DEPTH).mean())
         return self.processes.totals(value)[0]
 
-    def _vectors(self, texts: Sequence[str], model: Retriever, passes: Passes) -> NDArray[np.float32]:
+    def _vectors(self, texts: Sequence[str], model: Retriever, passes: Passes, role: str) -> NDArray[np.float32]:
         """float32 [N, H] of all texts, each process encoding its part."""
         own = slice(*self.processes.span(len(texts)))
-        with self.processes.together(), passes.cast(model.device):
+        with self.processes.together():
             ids = self.renderer.tokenize(texts[own])
-            vectors = model.encode(ids, chunk_tokens=passes.chunk_tokens) if ids else torch.zeros((0, 0))
+        encoding = Encoding(model, ids, dataclasses.replace(passes, cached=True), role)
+        count = self.processes.largest(encoding.passes_needed) if self.sharded else None
+        with self.processes.together(exchanging=self.sharded):
+            encoding.forward(count)
+        vectors = encoding.vectors
         dim = self.processes.largest(vectors.shape[1])
         gathered = self.processes.gather(vectors.reshape(-1, dim).cpu(), len(texts))
         found: NDArray[np.float32] = gathered.float().numpy()

@@ -55,6 +55,8 @@ class Retriever(nn.Module):
                 parameter.requires_grad_(False)
         self._options = without_cache(backbone)
         self.packed, self._first_position = False, 0
+        # What takes ids and mask to vectors: this module's forward, or an engine that calls it.
+        self.run: Callable[[Tensor, Tensor], Tensor] = self.__call__
 
     @classmethod
     def load(
@@ -100,13 +102,16 @@ class Retriever(nn.Module):
         return model.to(device or torch.device("cpu"))
 
     @classmethod
-    def for_training(cls, base: Artifact, recipe: Recipe, device: torch.device) -> Retriever:
+    def for_training(
+        cls, base: Artifact, recipe: Recipe, device: torch.device, place: torch.device | None = None
+    ) -> Retriever:
         """The model that a recipe trains.
 
         Args:
             base: what ``model.name`` names.
             recipe: resolved: pooling and normalisation are set.
-            device: where to put it.
+            device: where it is trained.
+            place: where to put it for now, where that is another place.
 
         Raises:
             ArtifactError: weights that cannot be loaded.
@@ -116,28 +121,29 @@ class Retriever(nn.Module):
         model = cls.load(
             base, pooling=settings.pooling, normalize=settings.normalize,
             attention=attention_option(options.attention, device), bidirectional=settings.bidirectional,
-            device=device, **weight_options(options.weights, device),
+            device=place or device, **weight_options(options.weights, device),
         )  # fmt: skip
         tell_capped_scores(model.backbone.config)
         if options.attention == "varlen":
             half = "bfloat16" in (recipe.train.precision, options.weights) or options.weights == "nf4"
-            model.pack(torch.bfloat16 if half else torch.float32)
+            model.pack(torch.bfloat16 if half else torch.float32, device)
         if options.gradient_checkpointing:
             checkpoint_gradients(model.backbone)
         if options.lora is not None:
             model.backbone = add_lora(model.backbone, options.lora)
         return model
 
-    def pack(self, dtype: torch.dtype) -> bool:
+    def pack(self, dtype: torch.dtype, device: torch.device | None = None) -> bool:
         """Run texts through the backbone as one row without padding, where this device can; says why where it cannot.
 
         Args:
             dtype: in which attention is computed.
+            device: where; where the weights are now, if not given.
 
         Returns:
             Whether it does.
         """
-        if reason := packing.why_not(self.backbone, self.device, dtype):
+        if reason := packing.why_not(self.backbone, device or self.device, dtype):
             logger.warning("torch.attention: varlen: %s. Texts of like length go together instead", reason)
             return False
         dropout = attention_dropout(self.backbone.config)
@@ -184,8 +190,7 @@ class Retriever(nn.Module):
                 "a text has no tokens, and its tokenizer adds none. Set model.append_eos: true, or torch.attention: "
                 "sdpa"
             )
-        vectors: Tensor = self(*self.pad(token_ids))
-        return vectors
+        return self.run(*self.pad(token_ids))
 
     def chunks(self, lengths: Sequence[int], chunk_tokens: int) -> list[NDArray[np.int64]]:
         """What goes through the backbone in one forward pass: positions in ``lengths``, of like length together.

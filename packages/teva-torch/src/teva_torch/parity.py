@@ -140,6 +140,25 @@ def _expect_adapted(runtime: str, found: Vectors, trained: Vectors, base: Vector
         raise ParityError(f"{runtime} gives the vectors of the model without its adapter for the exported one")
 
 
+def vectors(model: Retriever, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors:
+    """The vectors [N, H] of sampled texts by a model in memory; all processes have the same texts."""
+    training = model.training
+    found = _by_engine(TorchEngine(model), renderer, texts)
+    model.train(training)
+    return found
+
+
+def expect_same(what: str, found: Vectors, expected: Vectors, threshold: float) -> None:
+    """Refuse vectors [N, H] that are not those expected.
+
+    Raises:
+        ParityError: a cosine below ``threshold``.
+    """
+    least = compare(expected, found)["min_cosine"]
+    if not least >= threshold:
+        raise ParityError(f"{what} gives other vectors: smallest cosine {least:.6f}; expected at least {threshold}")
+
+
 def compare(expected: Vectors, found: Vectors) -> dict[str, Any]:
     """Smallest cosine and largest absolute difference of two arrays [N, H] of vectors."""
     if expected.shape != found.shape:

@@ -38,8 +38,8 @@ class TorchSection(Section):
 
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps")
     strategy: Literal["auto", "single", "ddp", "fsdp2", "deepspeed"] = Field(
-        "auto", description="of several processes: ddp (each holds the model), fsdp2 or deepspeed (each holds a part of "
-        "it); auto: single for one process, else ddp",
+        "auto", description="of several processes: ddp (each holds the model), fsdp2 or deepspeed (each holds a part "
+        "of it); auto: single for one process, else ddp",
     )  # fmt: skip
     deepspeed: str = Field(
         "zero3", description="for strategy: deepspeed: zero0, zero1, zero2, zero3, zero3-offload (optimizer and "

@@ -44,8 +44,9 @@ from .guards import TrainingError, gradient_not_finite, memory
 from .losses import build_loss
 from .metrics import History, Interval, MetricsLog, draw_loss
 from .model import Retriever
-from .optim import learning_rate, make_optimizer
+from .optim import learning_rate
 from .recipe import read_recipe, torch_section
+from .strategies import SHARDED, choose, prepare
 
 logger = logging.getLogger("teva_torch")
 
@@ -95,7 +96,10 @@ def train(
     """
     checked = read_recipe(recipe, overrides)
     output, section = Path(checked.train.output), torch_section(checked)
-    with join(section.device, section.timeout) as processes, contextlib.ExitStack() as stack:
+    with (
+        join(section.device, section.timeout, section.strategy in SHARDED) as processes,
+        contextlib.ExitStack() as stack,
+    ):
         with processes.together():
             if processes.main:
                 output.mkdir(parents=True, exist_ok=True)
@@ -169,12 +173,18 @@ class _Run:
         self.start = 0 if overwrite else self._where_to_start()
         self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
         torch.manual_seed(self.settings.seed)
-        self.model = Retriever.for_training(base, recipe, self.device)
+        name = choose(self.options, processes)
+        # Parts go to their device one by one: the whole need not fit there.
+        place = torch.device("cpu") if name in SHARDED else self.device
+        self.model = Retriever.for_training(base, recipe, self.device, place)
         every = self.settings.eval_every
-        self.evaluation = Evaluation(recipe, datasets, self.renderer, processes) if every else None
-        self.gradient = BatchGradient(self.model, loss, self._passes(), processes)
-        self.trained = self.gradient.module
-        self.optimizer = make_optimizer(self.trained, self.settings, self.options.optimizer)
+        self.evaluation = Evaluation(recipe, datasets, self.renderer, processes, name in SHARDED) if every else None
+        self.strategy = prepare(
+            name, self.model, loss if isinstance(loss, torch.nn.Module) else None, self.settings, self.options,
+            processes, self.device,
+        )  # fmt: skip
+        self.gradient = BatchGradient(self.model, loss, self._passes(), processes, self.strategy)
+        self.trained = self.strategy.trained
 
     def _passes(self) -> Passes:
         """Texts of like length go together: small passes hold little padding, large ones keep a GPU busy."""
@@ -231,23 +241,51 @@ class _Run:
                 self._prepare_output()
                 with atomic_file(self.output / "recipe.yaml", "w") as file:
                     yaml.safe_dump(self.recipe.to_dict(), file, sort_keys=False, allow_unicode=True)
-        with self.processes.together():
+        with self.processes.together(exchanging=self.strategy.sharded):
             if self.start:
                 logger.info("going on after step %d of %d", self.start, self.total)
-                checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.trained, self.optimizer)
-        changing = (parameter.detach() for parameter in self.trained.parameters() if parameter.requires_grad)
-        self.processes.broadcast([*changing, *self.trained.buffers()])
+                checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.strategy)
         self._tell()
         steps, loss, history = self._loop()
         best = history.best
+        path = self.checkpoints / f"step-{steps:08}" if best is None else self.best / f"step-{int(best['step']):08}"
+        if best is not None:
+            with self.processes.together():
+                checkpoint.read_state(path)  # that it is there, and whole
+            with self.processes.together(exchanging=self.strategy.sharded):
+                checkpoint.restore(path, self.strategy)
+        trained = self._whole_model(path)
         with self.processes.together():
             if self.processes.main:
-                if best is not None:
-                    path = self.best / f"step-{int(best['step']):08}"
-                    checkpoint.read_state(path)  # that it is there, and whole
-                    checkpoint.restore(path, self.trained, self.optimizer)
-                self._export(steps, loss, best)
+                self._export(trained, steps, loss, best)
         return TrainResult(Artifact.load(self.output / "artifact"), self.output, steps, loss, best)
+
+    def _whole_model(self, path: Path) -> Retriever:
+        """The trained model in one piece, for process 0 to export; of the others, what they have.
+
+        Where each process holds a part, it is made from the base and the checkpoint, and its vectors are compared with
+        those of the parts.
+
+        Raises:
+            ParityError: it gives other vectors.
+        """
+        if not self.strategy.sharded:
+            return self.model
+        texts = parity.sample_texts(self.plan, self.renderer)
+        found = parity.vectors(self.model, self.renderer, texts)
+        model = self.model
+        with self.processes.together():
+            if self.processes.main:
+                model = Retriever.for_training(self.base, self.recipe, torch.device("cpu"))
+                checkpoint.restore_weights(path, model, "retriever.")
+                whole = parity.vectors(model, self.renderer, texts)
+                parity.expect_same("the model in one piece", whole, found, self._rounded)
+        return model
+
+    @property
+    def _rounded(self) -> float:
+        """The least cosine with a model whose parts compute in half precision, whatever the recipe says."""
+        return 0.999 if self.settings.precision == "bfloat16" else self.options.parity_cosine
 
     def _same_everywhere(self) -> None:
         """Refuse to train one model on two sets of data, or from two places."""
@@ -278,10 +316,10 @@ class _Run:
         )  # fmt: skip
         _tell_mixture(self.plan, self.total * self.settings.accumulate)
 
-    def _export(self, steps: int, loss: float, best: dict[str, float] | None) -> None:
+    def _export(self, model: Retriever, steps: int, loss: float, best: dict[str, float] | None) -> None:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
         artifact = export(
-            self.model.eval(), self.renderer, self.recipe, self.output / "artifact",
+            model.eval(), self.renderer, self.recipe, self.output / "artifact",
             record={
                 "run": self.identity,
                 "data": _data_record(self.plan),
@@ -343,16 +381,14 @@ class _Run:
             metrics.close()
 
     def _save(self, directory: Path, done: int, keep: int) -> None:
+        checkpoint.save(directory, done, self.strategy, self.identity)
         with self.processes.together():
             if self.processes.main:
-                checkpoint.save(directory, done, self.trained, self.optimizer, self.identity)
                 checkpoint.prune(directory, keep)
 
     def _step(self, step: int, items: Iterator[TokenBatch]) -> tuple[float, float, int]:
         """One optimiser step: the mean loss, the gradient's norm before clipping, the tokens of this process."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.total, self.settings)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.zero_grad()
         every, loss, tokens = self.settings.accumulate, 0.0, 0
         try:
             for _ in range(every):
@@ -363,14 +399,14 @@ class _Run:
                 tokens += item.tokens
         except TrainingError as error:
             raise type(error)(f"step {step + 1}: {error}") from error
-        parameters = list(self.trained.parameters())
-        self.processes.add_gradients(parameters)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
-        # Clipping by a norm that is not finite would put NaN into every weight.
-        if not math.isfinite(norm):
-            raise gradient_not_finite(step, norm, item)
-        with self.processes.together(), memory("the optimiser", item, self.gradient.passes):
-            self.optimizer.step()
+
+        def check(norm: float) -> None:
+            # Clipping by a norm that is not finite would put NaN into every weight.
+            if not math.isfinite(norm):
+                raise gradient_not_finite(step, norm, item)
+
+        with self.processes.together(exchanging=True), memory("the optimiser", item, self.gradient.passes):
+            norm = self.strategy.update(learning_rate(step, self.total, self.settings), check)
         return loss, norm, tokens
 
 
