@@ -126,6 +126,7 @@ class Zero(Strategy):
         steps = self._steps()
         if steps is None:
             return
+        self._link()
         for place, (name, parameter) in enumerate(self._named()):
             for key in _STATES:
                 full = (
@@ -216,8 +217,14 @@ class Zero(Strategy):
             self._base.state[tensor] |= {
                 "step": torch.tensor(float(steps)), **{key: torch.zeros_like(tensor) for key in _STATES}
             }  # fmt: skip
+        self._link()
+
+    def _link(self) -> None:
+        """Tell DeepSpeed which part of its flat states is a parameter's."""
         if self.stage in (1, 2):
-            zero._lazy_init_hp_params_optimizer_state()
+            # It does so after the first group's first step, when the others have no state yet, and never again.
+            self._zero._hp_optimizer_states_linked = False
+            self._zero._lazy_init_hp_params_optimizer_state()
 
 
 def settings_of(name: str) -> dict[str, Any]:
