@@ -47,8 +47,8 @@ def sharded_gradients(context: Context) -> Result:
 
 @claim(
     "scale", name="sharded_memory",
-    target="a process of two holds what its share predicts within 15 %: under fsdp2 half of the 12 bytes a parameter of "
-    "ddp; under ZeRO-3 half of 20 (it keeps a master beside each float32 weight, and gradients) and a bucket",
+    target="a process of two holds what its share predicts within 15 %: under fsdp2 half of the 12 bytes a parameter "
+    "of ddp; under ZeRO-3 half of 20 (it keeps a master beside each float32 weight, and gradients) and a bucket",
     peer="ddp, {torch}; {deepspeed}",
 )  # fmt: skip
 def sharded_memory(context: Context) -> Result:

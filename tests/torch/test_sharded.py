@@ -117,8 +117,10 @@ def _weights(run):
 def test_a_run_in_parts_is_the_run_of_one_process(runs, name):
     assert _losses(runs / name) == pytest.approx(_losses(runs / "alone"), rel=1e-5)
     alone = _weights(runs / "alone")
+    whole = sum(float(value.square().sum()) for value in alone.values()) ** 0.5
     for key, value in _weights(runs / name).items():
-        assert float((value - alone[key]).norm() / (alone[key].norm() + 1e-6)) < 1e-3, key
+        # BERT's key biases have no gradient: AdamW makes steps of its rounding.
+        assert float((value - alone[key]).norm() / (alone[key].norm() + 1e-3 * whole)) < 1e-3, key
     measured = [[row["nDCG@10"] for row in read_metrics(runs / one / "metrics.jsonl")[3::4]] for one in ("alone", name)]
     assert measured[0] == pytest.approx(measured[1], abs=1e-3)
 

@@ -68,11 +68,11 @@ train(json.loads(sys.argv[1]))
 
 
 def test_killed_and_started_again_is_bit_equal(recipe, tmp_path):
-    recipe["train"] |= {"steps": 40, "save_every": 5, "output": str(tmp_path / "whole")}
+    recipe["train"] |= {"steps": 120, "save_every": 5, "output": str(tmp_path / "whole")}
     expected = _weights(train(recipe).artifact.path)
     recipe["train"]["output"] = str(tmp_path / "killed")
     kills = 0
-    for after in (10, 25):  # killed in the first half and, once resumed, again in the second
+    for after in (10, 60):  # killed in the first half and, once resumed, again in the second
         child = subprocess.Popen(
             [sys.executable, "-c", _CHILD, json.dumps(recipe)], stderr=subprocess.DEVNULL, env=dict(os.environ)
         )

@@ -48,7 +48,7 @@ class Strategy:
         """Put the model where it is trained, and make the optimiser."""
         self.trained.to(self.device)
         self.equal()
-        self.optimizer = make_optimizer(self.trained, self.settings, options.optimizer)
+        self.optimizer = make_optimizer(self.trained, self.settings, options.optimizer, fused=True)
 
     def equal(self) -> None:
         """Give all processes the values of process 0, where each made its own."""
@@ -123,9 +123,12 @@ class Strategy:
         parameters = dict(self.trained.named_parameters())
         for key, read in states.items():
             name, _, part = key.rpartition(":")
-            # AdamW keeps its step count on the CPU whatever the parameter's device.
             parameter, value = parameters[name], read()
-            self.optimizer.state[parameter][part] = plain(value) if part == "step" else value.to(parameter.device)
+            # Unless it is fused, AdamW keeps its step count on the CPU whatever the parameter's device.
+            fused = self.optimizer.param_groups[0].get("fused")
+            self.optimizer.state[parameter][part] = (
+                value.to(parameter.device) if fused or part != "step" else plain(value)
+            )
 
 
 def own(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -60,6 +61,7 @@ class Zero(Strategy):
             "zero_force_ds_cpu_optimizer": False, "bf16": {"enabled": self.settings.precision == "bfloat16"},
         }  # fmt: skip
         optimizer = make_optimizer(self.model, self.settings, options.optimizer)
+        os.environ.setdefault("LOCAL_RANK", str(self.processes.local))  # it asks for it of one process too
         with _quiet():
             self.engine, self._zero, *_ = deepspeed.initialize(
                 model=self.model, optimizer=optimizer, config=settings, dist_init_required=False
