@@ -60,4 +60,4 @@ def test_every_shipped_recipe_is_valid(capsys):
     assert shipped()
     for name in shipped():
         assert name in listed
-        assert read_recipe(name).train.steps
+        assert read_recipe(name).train.output == f"runs/{name}"
