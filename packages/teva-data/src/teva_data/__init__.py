@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .embeddings import Embeddings, EmbeddingWriter
     from .errors import ArtifactError, DataError, MissingExtraError, RecipeError, TevaError
     from .negatives import mine_negatives
+    from .pair import ArtifactPair, load_artifact
     from .pieces import Media
     from .plan import BatchPlan
     from .recipe import Recipe, load_recipe
@@ -30,6 +31,7 @@ __all__ = [
     "SCHEMA",
     "Artifact",
     "ArtifactError",
+    "ArtifactPair",
     "BatchPlan",
     "CorpusStore",
     "DataError",
@@ -48,6 +50,7 @@ __all__ = [
     "TevaError",
     "__version__",
     "convert",
+    "load_artifact",
     "load_recipe",
     "mine_negatives",
     "read_qrels",
@@ -66,6 +69,7 @@ _MODULES = {
     "embeddings": ("EmbeddingWriter", "Embeddings"),
     "errors": ("ArtifactError", "DataError", "MissingExtraError", "RecipeError", "TevaError"),
     "negatives": ("mine_negatives",),
+    "pair": ("ArtifactPair", "load_artifact"),
     "pieces": ("Media",),
     "plan": ("BatchPlan",),
     "recipe": ("Recipe", "load_recipe"),

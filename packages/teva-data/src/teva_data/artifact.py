@@ -74,6 +74,7 @@ class Artifact:
         revision: str | None = None,
         token: str | None = None,
         offline: bool = False,
+        role: str | None = None,
     ) -> Artifact:
         """Describe a local directory, or a model of the hub (which is fetched unless it is in the cache).
 
@@ -82,11 +83,15 @@ class Artifact:
             revision: branch, tag or commit on the hub.
             token: the hub's access token; the one that is logged in where not given.
             offline: use the local cache only.
+            role: ``query`` or ``document``: which encoder of a pair; a model that encodes both is itself.
 
         Raises:
-            ArtifactError: no such model; a file is missing or broken; modules that teva cannot reproduce.
+            ArtifactError: no such model; a pair, and no role; a file is missing or broken; modules that teva cannot
+                reproduce.
         """
-        path = fetch(name_or_path, revision=revision, token=token, offline=offline)
+        path = root = fetch(name_or_path, revision=revision, token=token, offline=offline)
+        if encoders := encoders_of(root):
+            path = _half(root, encoders, role)
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise ArtifactError(
                 f"{path}: found a PEFT adapter alone; expected a model. `teva-torch merge {path} --output DIR` makes "
@@ -99,7 +104,9 @@ class Artifact:
                 f"{path}: no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}. "
                 "Copy the tokenizer's files of the model it was made from into the directory"
             )
-        name, record = str(name_or_path), _read_json(path / TEVA_FILE, missing={})
+        local = Path(name_or_path).is_dir()
+        name = str(path if local and path != root else name_or_path)
+        record = _read_json(path / TEVA_FILE, missing={})
         if record.get("schema", SCHEMA["artifact"]) != SCHEMA["artifact"]:
             raise ArtifactError(
                 f"{path / TEVA_FILE}: field 'schema': found {record['schema']!r}; expected {SCHEMA['artifact']!r}. Use "
@@ -110,7 +117,7 @@ class Artifact:
             path=path,
             name=name,
             # The hub's cache names a snapshot's directory after its commit.
-            revision=None if Path(name_or_path).is_dir() else path.name,
+            revision=None if local else root.name,
             pooling=pooling,
             normalize=normalize,
             dim=dim or _hidden_size(path, config),
@@ -133,6 +140,25 @@ class Artifact:
             if file.suffix in kinds and file.name != TEVA_FILE and file.is_file()
         }
         return fingerprint({name: checksum(deciding[name]) for name in sorted(deciding)})
+
+    def of(self, role: str) -> Artifact:
+        """What encodes a role: this model; a pair has one for each."""
+        return self
+
+    @property
+    def front(self) -> Artifact:
+        """Itself; of a pair, what both have in common."""
+        return self
+
+    def side(self, role: str) -> str:
+        """Name of the model that a role's vectors can be searched with: the fingerprint, of a half that of its pair.
+
+        A half counts as its pair only in its own role, and only while its files are those that the pair was made of.
+        """
+        pair = self.teva.get("pair") or {}
+        if pair.get("role") != role or pair.get(role) != self.fingerprint:
+            return self.fingerprint
+        return fingerprint("pair", *(pair[each] for each in ROLES))
 
     @functools.cached_property
     def positions(self) -> int:
@@ -161,6 +187,26 @@ class Artifact:
         """``teva.json``: recipe, data, versions and parity figures; empty for a model that teva did not train."""
         record: dict[str, Any] = _read_json(self.path / TEVA_FILE, missing={})
         return record
+
+
+def encoders_of(path: Path) -> dict[str, str]:
+    """Of a directory with a pair of artifacts, role to subdirectory; empty for a model."""
+    found: dict[str, str] = _read_json(path / TEVA_FILE, missing={}).get("encoders") or {}
+    return found
+
+
+def _half(root: Path, encoders: dict[str, str], role: str | None) -> Path:
+    if role is None:
+        places = " and ".join(f"{root / encoders[each]} ({each})" for each in ROLES if each in encoders)
+        raise ArtifactError(
+            f"{root}: found a pair of encoders; expected one model. Name one of them: {places}. A recipe trains both "
+            "with model.tied: false"
+        )
+    if Path(encoders.get(role, "..")).name != encoders.get(role):
+        raise ArtifactError(
+            f"{root / TEVA_FILE}: field 'encoders': found {encoders}; expected a directory for {role!r}"
+        )
+    return root / encoders[role]
 
 
 def write_layout(

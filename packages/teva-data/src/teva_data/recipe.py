@@ -20,7 +20,8 @@ from .errors import RecipeError, nearest, shorten
 _Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
-    "data.path", "model.name", "model.revision", "torch.device", "torch.parity_cosine", "torch.timeout",
+    "data.path", "model.name", "model.revision", "model.document_name", "model.document_revision",
+    "torch.device", "torch.parity_cosine", "torch.timeout",
     "torch.gradient_cache_check", "torch.export_weights", "torch.strategy", "torch.deepspeed",
     "torch.reshard_after_forward",
 }  # fmt: skip
@@ -37,6 +38,13 @@ class ModelSection(Section):
 
     name: str = Field(description="model directory or hub id (owner/name)")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    tied: bool = Field(
+        True, description="one encoder for both; false: queries and documents have one each, both trained"
+    )
+    document_name: str | None = Field(
+        None, description="with tied: false, what the document encoder starts from; empty: as name"
+    )
+    document_revision: str | None = Field(None, description="branch, tag or commit of document_name on the hub")
     pooling: str | None = Field(None, description="cls, mean or last; empty: as the model says")
     normalize: bool | None = Field(None, description="vectors of length 1; empty: as the model says")
     bidirectional: bool | None = Field(
@@ -47,6 +55,13 @@ class ModelSection(Section):
     )
     query_max_length: int = Field(64, ge=3, description="tokens of a query in training, special ones included")
     document_max_length: int = Field(256, ge=3, description="tokens of a document in training, special ones included")
+
+    @model_validator(mode="after")
+    def _two(self) -> ModelSection:
+        _expect(self.document_name is None or not self.tied, "document_name", "of no use without tied: false")
+        named = self.document_revision is None or self.document_name is not None
+        _expect(named, "document_revision", "of no use without document_name")
+        return self
 
 
 class PromptsSection(Section):

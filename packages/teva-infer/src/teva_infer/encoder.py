@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from teva_data.artifact import Artifact
+from teva_data.artifact import ROLES, Artifact
 from teva_data.batching import token_batches
 from teva_data.errors import DataError, TevaError
+from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.rendering import Renderer
 
 from .engines import Engine, find_engine
@@ -53,6 +54,7 @@ class Encoder:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_length: int | None = None,
+        role: str | None = None,
     ) -> Encoder:
         """Load a model.
 
@@ -67,17 +69,28 @@ class Encoder:
             query_prompt: put before every query instead of the model's own; "" for none.
             document_prompt: put before every document instead of the model's own; "" for none.
             max_length: tokens, special ones included, instead of the model's own limit.
+            role: of a pair of encoders, load the one for "query" or "document" alone; both where not given.
 
         Raises:
             ArtifactError: a directory that is not a model, or one whose layout cannot be reproduced.
             MissingExtraError: the engine's package is not installed.
         """
         found = find_engine(engine)
-        artifact = Artifact.load(name_or_path, revision=revision, token=token, offline=offline)
-        renderer = Renderer.from_artifact(
-            artifact, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length
-        )
-        return cls(artifact, renderer, found.load(artifact, device=device, dtype=dtype), engine, dtype)
+        model = load_artifact(name_or_path, revision=revision, token=token, offline=offline)
+
+        def load(artifact: Artifact) -> Encoder:
+            renderer = Renderer.from_artifact(
+                artifact, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length
+            )
+            return Encoder(artifact, renderer, found.load(artifact, device=device, dtype=dtype), engine, dtype)
+
+        if isinstance(model, ArtifactPair):
+            return load(model.of(role)) if role else EncoderPair(*(load(model.of(each)) for each in ROLES))
+        return load(model)
+
+    def of(self, role: str) -> Encoder:
+        """What encodes a role: this encoder; a pair has one for each."""
+        return self
 
     @property
     def dim(self) -> int:
@@ -184,6 +197,51 @@ class Encoder:
         if hasattr(item, "document_text"):
             return self.renderer.document(item.document_text, item.title or "")
         raise TypeError(f"a document is a str, a pair (title, text) or a Document; found {type(item).__name__}")
+
+
+class EncoderPair(Encoder):
+    """Encoders of their own for queries and for documents, as one.
+
+    Args:
+        query: encodes queries.
+        document: encodes documents.
+    """
+
+    def __init__(self, query: Encoder, document: Encoder) -> None:
+        super().__init__(query.artifact, query.renderer, query.engine, query.engine_name, query.dtype)
+        self.query, self.document = query, document
+
+    def of(self, role: str) -> Encoder:
+        """What encodes a role."""
+        return self.query if role == "query" else self.document
+
+    def encode_queries(
+        self, texts: Sequence[str], *, prompt: str | None = None, batch_tokens: int = BATCH_TOKENS
+    ) -> np.ndarray:
+        """As :meth:`Encoder.encode_queries`, by the queries' encoder."""
+        return self.query.encode_queries(texts, prompt=prompt, batch_tokens=batch_tokens)
+
+    def encode_documents(self, documents: Sequence[Any], *, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
+        """As :meth:`Encoder.encode_documents`, by the documents' encoder."""
+        return self.document.encode_documents(documents, batch_tokens=batch_tokens)
+
+    def encode_tokens(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        batch_rows: int = BATCH_ROWS,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Refused: tokens do not say whose they are.
+
+        Raises:
+            TevaError: always.
+        """
+        raise TevaError(
+            "this model has two encoders, and a text does not say whose it is. Use encode_queries, encode_documents, "
+            'or one of the two: of("query"), of("document")'
+        )
 
 
 def _refuse_str(texts: object) -> None:

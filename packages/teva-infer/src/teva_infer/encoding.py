@@ -94,12 +94,16 @@ def encode(
     # The data first: a bad row is to be told before minutes of loading weights.
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     store = dataset.corpus if split is None else dataset.queries(split)
+    role = "document" if split is None else "query"
     encoder = _loaded(
-        model, engine=engine, device=device, dtype=dtype, query_prompt=query_prompt, document_prompt=document_prompt,
-        max_length=max_length, revision=revision, token=token, offline=offline,
-    )  # fmt: skip
+        model, role, engine=engine, device=device, dtype=dtype, query_prompt=query_prompt,
+        document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
+    ).of(role)  # fmt: skip
     if unread := {kind: count for kind, count in store.kinds.items() if count and kind != "text"}:
         logger.warning("encode: this model reads text; rows whose other pieces it does not see: %s", unread)
+    made_for = (encoder.artifact.teva.get("pair") or {}).get("role", role)
+    if made_for != role:
+        logger.warning("encode: %s was trained for a %s, not for a %s", encoder.artifact.name, made_for, role)
     source = _Source(store, encoder)
     info = {
         "model": encoder.artifact.name, "revision": encoder.artifact.revision, "split": split, "device": device,
@@ -131,7 +135,8 @@ class _Source:
         renderer, artifact = self._encoder.renderer, self._encoder.artifact
         return {
             "role": self.role,
-            "model_fingerprint": artifact.fingerprint,
+            # A pair's two halves have one name, so that searching knows them to belong together.
+            "model_fingerprint": artifact.side(self.role),
             "data_fingerprint": self._store.fingerprint,
             "prompt": renderer.document_prompt if self.role == "document" else renderer.query_prompt,
             "max_length": renderer.max_length,
@@ -215,9 +220,9 @@ def _ahead(source: _Source, spans: Sequence[tuple[int, int, int]]) -> Iterator[t
         pool.shutdown(cancel_futures=True)
 
 
-def _loaded(model: str | Path | Encoder, **options: Any) -> Encoder:
+def _loaded(model: str | Path | Encoder, role: str, **options: Any) -> Encoder:
     if not isinstance(model, Encoder):
-        return Encoder.load(model, **options)
+        return Encoder.load(model, role=role, **options)
     defaults = inspect.signature(Encoder.load).parameters
     given = [name for name, value in options.items() if value != defaults[name].default]
     if given:

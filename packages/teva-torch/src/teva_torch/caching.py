@@ -34,6 +34,7 @@ from .distributed import Processes
 from .feed import TokenBatch
 from .losses import Targets
 from .model import Retriever
+from .pair import RetrieverPair
 
 if TYPE_CHECKING:
     from .strategies import Strategy
@@ -224,7 +225,7 @@ class BatchGradient:
     """Adds the gradient of batches to the parameters of a model and of its loss.
 
     Args:
-        model: the encoder.
+        model: the encoder, or a pair of them.
         loss: ``(queries [Q, H], documents [D, H], targets) -> scalar``, see :class:`teva_torch.losses.Targets`.
         passes: how texts go through the model.
         processes: those that share the batch.
@@ -233,7 +234,7 @@ class BatchGradient:
 
     def __init__(
         self,
-        model: Retriever,
+        model: Retriever | RetrieverPair,
         loss: Loss,
         passes: Passes,
         processes: Processes | None = None,
@@ -248,7 +249,7 @@ class BatchGradient:
     def encode(self, item: TokenBatch) -> tuple[Encoding, Encoding]:
         """Part 1 of a batch: own queries and documents. Without an exchange, unless each pass is one."""
         queries, documents = (
-            Encoding(self.model, ids, self.passes, role, self._back)
+            Encoding(self.model.of(role), ids, self.passes, role, self._back)
             for ids, role in ((item.query_ids, "query"), (item.document_ids, "document"))
         )
         for encoding in (queries, documents):
@@ -345,5 +346,5 @@ class BatchGradient:
     @property
     def module(self) -> nn.Module:
         """All that a step may change: the model, and the loss where it has parameters of its own."""
-        parts = {"retriever": self.model}
+        parts: dict[str, nn.Module] = {"retriever": self.model}
         return nn.ModuleDict(parts | ({"loss": self.loss} if isinstance(self.loss, nn.Module) else {}))

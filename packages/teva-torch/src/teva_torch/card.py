@@ -11,35 +11,30 @@ import yaml
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 
+_OF = {
+    "query": "The encoder of queries of a pair (documents have another, which lies beside it)",
+    "document": "The encoder of documents of a pair (queries have another, which lies beside it)",
+}
 
-def model_card(recipe: Recipe, renderer: Renderer, datasets: Sequence[str]) -> str:
+
+def model_card(recipe: Recipe, renderer: Renderer, datasets: Sequence[str], role: str | None = None) -> str:
     """Markdown with a YAML header: what the model is, its prompts, and how each runtime loads it.
 
     Args:
         recipe: resolved.
         renderer: its prompts and limit.
         datasets: names on the datasets' cards.
+        role: of half a pair, what it encodes.
     """
     name = Path(recipe.train.output).resolve().name
-    fields: dict[str, Any] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "feature-extraction", "dense-retrieval", "teva"],
-    }
-    # A directory of this machine is no base model to anybody else, and the hub refuses it.
-    local = Path(recipe.model.name).exists()
-    if not local:
-        fields["base_model"] = recipe.model.name
-    if datasets:
-        fields["datasets"] = list(datasets)
-    base = Path(recipe.model.name).name if local else recipe.model.name
+    fields, base = _trained(recipe, datasets, recipe.model.document_name if role == "document" else None)
     query, document = renderer.query_prompt, renderer.document_prompt
     similarity = "cosine (vectors have length 1)" if recipe.model.normalize else "dot product"
     return f"""---
 {yaml.safe_dump(fields, sort_keys=False)}---
 # {name}
 
-A dense retriever, trained with teva from `{base}`.
+{_OF.get(role or "", "A dense retriever")}, trained with teva from `{base}`.
 
 | | |
 |---|---|
@@ -55,6 +50,44 @@ A dense retriever, trained with teva from `{base}`.
 were from the trained ones.
 
 {_usage(name, query, document)}"""
+
+
+def pair_card(recipe: Recipe, renderer: Renderer, datasets: Sequence[str]) -> str:
+    """The card of a directory that holds the encoders of queries and of documents.
+
+    Args:
+        recipe: resolved.
+        renderer: its prompts and limit.
+        datasets: names on the datasets' cards.
+    """
+    name = Path(recipe.train.output).resolve().name
+    fields, base = _trained(recipe, datasets, None)
+    return f"""---
+{yaml.safe_dump(fields, sort_keys=False)}---
+# {name}
+
+A dense retriever whose queries and documents have encoders of their own, trained with teva from `{base}`. Each of
+`query/` and `document/` is a whole model that sentence-transformers, vLLM and text-embeddings-inference load.
+
+Inputs are cut at {renderer.max_length} tokens. Query prompt: `{renderer.query_prompt!r}`; document prompt:
+`{renderer.document_prompt!r}`.
+
+## Use
+
+```python
+from teva_infer import Encoder
+
+model = Encoder.load("{name}")
+queries, documents = model.encode_queries(["a question"]), model.encode_documents(["a passage"])
+```
+
+```python
+from sentence_transformers import SentenceTransformer
+
+queries = SentenceTransformer("{name}/query").encode_query(["a question"])
+documents = SentenceTransformer("{name}/document").encode_document(["a passage"])
+```
+"""
 
 
 def plain_card(name: str, origin: str, renderer: Renderer, *, base: str | None = None) -> str:
@@ -116,3 +149,20 @@ documents = model.embed([{document!r} + "a passage"])
 text-embeddings-router --model-id {name}
 ```
 """
+
+
+def _trained(recipe: Recipe, datasets: Sequence[str], other: str | None) -> tuple[dict[str, Any], str]:
+    """The header of a trained model's card, and the name of what it was trained from."""
+    fields: dict[str, Any] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "dense-retrieval", "teva"],
+    }
+    base = other or recipe.model.name
+    # A directory of this machine is no base model to anybody else, and the hub refuses it.
+    local = Path(base).exists()
+    if not local:
+        fields["base_model"] = base
+    if datasets:
+        fields["datasets"] = list(datasets)
+    return fields, Path(base).name if local else base

@@ -24,6 +24,7 @@ from teva_data.rendering import Renderer
 from .caching import Encoding, Passes
 from .distributed import Processes
 from .model import Retriever
+from .pair import RetrieverPair
 
 MEASURE = "nDCG@10"
 _DEPTH = 10
@@ -68,7 +69,7 @@ class Evaluation:
         self.parts = parts
 
     @torch.no_grad()
-    def measure(self, model: Retriever, passes: Passes) -> float:
+    def measure(self, model: Retriever | RetrieverPair, passes: Passes) -> float:
         """Mean nDCG@10 of the queries of each dataset, and of these the mean; the same in all processes.
 
         The model is left in training mode where it was. Texts have the length that they are served with: the renderer's
@@ -81,9 +82,12 @@ class Evaluation:
         finally:
             model.train(training)
 
-    def _measure(self, part: _Part, model: Retriever, passes: Passes) -> float:
-        queries = self._vectors([self.renderer.query(*each) for each in part.queries], model, passes, "query")
-        documents = self._vectors([self.renderer.document(*each) for each in part.documents], model, passes, "document")
+    def _measure(self, part: _Part, model: Retriever | RetrieverPair, passes: Passes) -> float:
+        queries = self._vectors(
+            [self.renderer.query(*each) for each in part.queries], model.of("query"), passes, "query"
+        )
+        texts = [self.renderer.document(*each) for each in part.documents]
+        documents = self._vectors(texts, model.of("document"), passes, "document")
         value = 0.0
         with self.processes.together():
             if self.processes.main:

@@ -12,34 +12,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from teva_data.artifact import Artifact, write_layout
+from teva_data.artifact import ROLES, Artifact, write_layout
 from teva_data.files import atomic_directory, write_json
+from teva_data.pair import ArtifactPair, load_artifact, write_pair
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
 
 from . import lora, parity
 from .backbones import weight_options
-from .card import model_card
+from .card import model_card, pair_card
 from .model import Retriever
+from .pair import RetrieverPair
 from .recipe import torch_section
 
 _VERSIONS = ("teva-data", "teva-torch", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
 def export(
-    model: Retriever,
+    model: Retriever | RetrieverPair,
+    base: Artifact | ArtifactPair,
     renderer: Renderer,
     recipe: Recipe,
     directory: Path,
     *,
     record: dict[str, Any],
     texts: dict[str, list[str]],
-) -> Artifact:
+) -> Artifact | ArtifactPair:
     """Write a trained model as an artifact, and keep it only if every runtime at hand gives its vectors.
 
     Args:
         model: the trained model.
+        base: what its training started from.
         renderer: its tokenizer, prompts and limit.
         recipe: resolved: pooling, normalisation and prompts are set.
         directory: where; an artifact that is there already is replaced when the new one is whole.
@@ -49,9 +53,6 @@ def export(
     Raises:
         ParityError: a runtime gives other vectors; the directory is left as it was.
     """
-    settings = recipe.model
-    assert settings.pooling is not None
-    assert settings.normalize is not None
     teva = {
         "schema": SCHEMA["artifact"],
         "recipe": recipe.to_dict(),
@@ -59,11 +60,41 @@ def export(
         "git": git_revision(),
         **record,
     }
-    names = [one["name"] for one in record["data"]["datasets"] if one["name"]]
+    if isinstance(model, Retriever):
+        return _export(model, base.front, renderer, recipe, directory, teva, texts)
+    with atomic_directory(directory) as temporary:
+        halves = {
+            role: _export(
+                model.of(role), base.of(role), renderer, recipe, temporary / role,
+                {**teva, "base": record["base"][role]}, texts, role=role,
+            )
+            for role in ROLES
+        }  # fmt: skip
+        teva["parity"] = {role: half.teva["parity"] for role, half in halves.items()}
+        write_pair(temporary, teva, pair_card(recipe, renderer, _names(teva)))
+    return load_artifact(directory)
+
+
+def _export(
+    model: Retriever,
+    base: Artifact,
+    renderer: Renderer,
+    recipe: Recipe,
+    directory: Path,
+    teva: dict[str, Any],
+    texts: dict[str, list[str]],
+    role: str | None = None,
+) -> Artifact:
+    assert recipe.model.pooling is not None
     return write_artifact(
-        directory, model, renderer, pooling=settings.pooling, teva=teva, card=model_card(recipe, renderer, names),
-        save=partial(_save_weights, model, recipe), texts=texts, threshold=torch_section(recipe).parity_cosine,
+        directory, model, renderer, pooling=recipe.model.pooling, teva=teva,
+        card=model_card(recipe, renderer, _names(teva), role), save=partial(_save_weights, model, base, recipe),
+        texts=texts, threshold=torch_section(recipe).parity_cosine,
     )  # fmt: skip
+
+
+def _names(teva: dict[str, Any]) -> list[str]:
+    return [one["name"] for one in teva["data"]["datasets"] if one["name"]]
 
 
 def write_artifact(
@@ -132,15 +163,15 @@ def git_revision() -> str | None:
     return head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout else "")
 
 
-def _save_weights(model: Retriever, recipe: Recipe, directory: Path) -> None:
+def _save_weights(model: Retriever, base: Artifact, recipe: Recipe, directory: Path) -> None:
     """The weights as every runtime loads them; of a model with an adapter, the adapter beside them."""
     settings, options = recipe.model, torch_section(recipe)
     backbone = model.backbone
     if lora.is_adapted(backbone):
-        lora.save_adapter(backbone, directory / lora.ADAPTER, base=settings.name, revision=settings.revision)
+        lora.save_adapter(backbone, directory / lora.ADAPTER, base=base.name, revision=base.revision)
         # From the files, not from memory: what is merged is what was written, and the trained model stays as it is.
         backbone = lora.merge(
-            Artifact.load(settings.name, revision=settings.revision), directory / lora.ADAPTER,
+            base, directory / lora.ADAPTER,
             bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
         )  # fmt: skip
     if options.export_weights == "float32":

@@ -153,6 +153,10 @@ class Retriever(nn.Module):
         self.packed, self._first_position = True, packing.first_position(self.backbone)
         return True
 
+    def of(self, role: str) -> Retriever:
+        """What encodes a role: this model; a pair has one for each."""
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -15,6 +15,7 @@ from typing import Any
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, TevaError
 from teva_data.hub import hub_errors
+from teva_data.pair import ArtifactPair, load_artifact, load_base
 from teva_data.prompting import training_renderer
 from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
@@ -25,6 +26,7 @@ from .card import plain_card
 from .device import choose_device
 from .export import export, git_revision, versions, write_artifact
 from .model import Retriever
+from .pair import base_record, for_training
 from .recipe import TorchSection, read_recipe
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def export_model(
     source: str | Path, output: Path | None = None, *, threshold: float | None = None, device: str = "auto"
-) -> Artifact:
+) -> Artifact | ArtifactPair:
     """An artifact of a checkpoint, of a model in another layout, or (checked anew) of an artifact.
 
     Args:
@@ -50,7 +52,13 @@ def export_model(
     path = Path(source)
     if (path / "state.json").is_file():
         return _export_checkpoint(path, output or path.parent.parent / f"artifact-{path.name}", threshold, device)
-    artifact = Artifact.load(source)
+    artifact = load_artifact(source)
+    if isinstance(artifact, ArtifactPair):
+        if output is not None:
+            raise TevaError(f"{source}: a pair of artifacts already; leave --output out to check both halves")
+        for half in (artifact.query, artifact.document):
+            export_model(half.path, threshold=threshold, device=device)
+        return artifact
     model, renderer = Retriever.load(artifact, device=choose_device(device)).eval(), Renderer.from_artifact(artifact)
     texts, limit = parity.stock_texts(renderer), threshold or _default_threshold()
     if output is None:
@@ -135,7 +143,7 @@ def merge_adapter(
 
 
 def push(
-    artifact: Artifact,
+    artifact: Artifact | ArtifactPair,
     repository: str,
     *,
     private: bool = False,
@@ -161,10 +169,12 @@ def push(
     """
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise TevaError(f"--push: found {repository!r}; expected owner/name")
+    folder = artifact.path
+    assert folder is not None
     files = {
-        path.relative_to(artifact.path).as_posix(): path.stat().st_size
-        for path in sorted(artifact.path.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(artifact.path).parts)
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
     if dry_run:
         return files
@@ -176,22 +186,22 @@ def push(
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
         api.upload_folder(
-            repo_id=repository, folder_path=artifact.path, revision=revision, allow_patterns=list(files),
+            repo_id=repository, folder_path=folder, revision=revision, allow_patterns=list(files),
             commit_message="A teva artifact",
         )  # fmt: skip
     return files
 
 
-def _export_checkpoint(path: Path, output: Path, threshold: float | None, device: str) -> Artifact:
+def _export_checkpoint(path: Path, output: Path, threshold: float | None, device: str) -> Artifact | ArtifactPair:
     run, state = path.parent.parent, checkpoint.read_state(path)
     if not (run / "recipe.yaml").is_file():
         raise TevaError(f"{path}: no {run / 'recipe.yaml'}; expected the checkpoint where its run wrote it")
     recipe = read_recipe(run / "recipe.yaml", {} if threshold is None else {"torch.parity_cosine": threshold})
-    base, identity = Artifact.load(recipe.model.name, revision=recipe.model.revision), state["run"]
+    base, identity = load_base(recipe), state["run"]
     if base.fingerprint != identity["base"]:
-        raise TevaError(f"{path}: the weights of {base.name} are not those that the run began with")
-    renderer = training_renderer(recipe, base)
-    model = Retriever.for_training(base, recipe, choose_device(device))
+        raise TevaError(f"{path}: the weights of {base.front.name} are not those that the run began with")
+    renderer = training_renderer(recipe, base.front)
+    model = for_training(base, recipe, choose_device(device))
     checkpoint.restore_weights(path, model, "retriever.")
     splits = [one.split for one in recipe.data.listed()]
     datasets = [
@@ -200,18 +210,14 @@ def _export_checkpoint(path: Path, output: Path, threshold: float | None, device
     record = {
         "run": identity,
         "data": {"name": None, "plan": identity["plan"], "datasets": datasets},
-        "base": _base(base),
+        "base": base_record(base),
         "steps": state["step"],
     }
-    return export(model.eval(), renderer, recipe, output, record=record, texts=parity.stock_texts(renderer))
+    return export(model.eval(), base, renderer, recipe, output, record=record, texts=parity.stock_texts(renderer))
 
 
 def _record(base: Artifact) -> dict[str, Any]:
-    return {"schema": SCHEMA["artifact"], "git": git_revision(), "base": _base(base)}
-
-
-def _base(base: Artifact) -> dict[str, Any]:
-    return {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint}
+    return {"schema": SCHEMA["artifact"], "git": git_revision(), "base": base_record(base)}
 
 
 def _default_threshold() -> float:

@@ -28,6 +28,7 @@ from teva_data.dataset import Dataset
 from teva_data.errors import RecipeError
 from teva_data.files import atomic_file, fingerprint, lock_directory, recover, remove_leftovers
 from teva_data.logfile import log_to
+from teva_data.pair import ArtifactPair, load_artifact, load_base
 from teva_data.plan import BatchPlan
 from teva_data.progress import Progress
 from teva_data.prompting import resolve_prompts, training_renderer
@@ -45,6 +46,7 @@ from .losses import build_loss
 from .metrics import History, Interval, MetricsLog, draw_loss
 from .model import Retriever
 from .optim import learning_rate
+from .pair import RetrieverPair, base_record, for_training
 from .recipe import read_recipe, torch_section
 from .strategies import SHARDED, choose, prepare
 
@@ -56,14 +58,14 @@ class TrainResult:
     """What a finished run leaves.
 
     Attributes:
-        artifact: the model.
+        artifact: the model; a pair of them with ``model.tied: false``.
         output: the run's directory.
         steps: optimiser steps in all; fewer than the recipe's where training ended early.
         loss: mean loss of the last logged interval.
         best: ``step`` and ``nDCG@10`` of the weights in the artifact, where ``train.eval_every`` is set.
     """
 
-    artifact: Artifact
+    artifact: Artifact | ArtifactPair
     output: Path
     steps: int
     loss: float
@@ -155,7 +157,8 @@ class _Run:
     def __init__(self, recipe: Recipe, output: Path, overwrite: bool, processes: Processes) -> None:
         self.output, self.processes = output, processes
         self.checkpoints, self.best = output / "checkpoints", output / "best"
-        base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
+        bases = load_base(recipe)
+        base = bases.front
         datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
         self.recipe = recipe = resolve(recipe, base, datasets)
         self.settings, self.options = recipe.train, torch_section(recipe)
@@ -167,16 +170,16 @@ class _Run:
             "recipe": recipe.deciding(),
             "data": self.plan.data_fingerprints,
             "plan": self.plan.fingerprint,
-            "base": base.fingerprint,
+            "base": bases.fingerprint,
         }
-        self.base, self.overwrite = base, overwrite
+        self.base, self.overwrite = bases, overwrite
         self.start = 0 if overwrite else self._where_to_start()
         self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
         torch.manual_seed(self.settings.seed)
-        name = choose(self.options, processes)
+        name = choose(self.options, processes, tied=recipe.model.tied)
         # Parts go to their device one by one: the whole need not fit there.
         place = torch.device("cpu") if name in SHARDED else self.device
-        self.model = Retriever.for_training(base, recipe, self.device, place)
+        self.model = for_training(bases, recipe, self.device, place)
         every = self.settings.eval_every
         self.evaluation = Evaluation(recipe, datasets, self.renderer, processes, name in SHARDED) if every else None
         self.strategy = prepare(
@@ -205,7 +208,7 @@ class _Run:
             self._refuse_another(state["run"])
             return int(state["step"])
         if (self.output / "artifact").exists():
-            self._refuse_another(Artifact.load(self.output / "artifact").teva.get("run", {}))
+            self._refuse_another(load_artifact(self.output / "artifact").teva.get("run", {}))
             raise RecipeError(
                 f"{self.output}: holds the finished model of this recipe and no checkpoint. It is in "
                 f"{self.output / 'artifact'}; --overwrite trains it again"
@@ -258,9 +261,9 @@ class _Run:
         with self.processes.together():
             if self.processes.main:
                 self._export(trained, steps, loss, best)
-        return TrainResult(Artifact.load(self.output / "artifact"), self.output, steps, loss, best)
+        return TrainResult(load_artifact(self.output / "artifact"), self.output, steps, loss, best)
 
-    def _whole_model(self, path: Path) -> Retriever:
+    def _whole_model(self, path: Path) -> Retriever | RetrieverPair:
         """The trained model in one piece, for process 0 to export; of the others, what they have.
 
         Where each process holds a part, it is made from the base and the checkpoint, and its vectors are compared with
@@ -269,8 +272,8 @@ class _Run:
         Raises:
             ParityError: it gives other vectors.
         """
-        if not self.strategy.sharded:
-            return self.model
+        if not self.strategy.sharded or isinstance(self.model, RetrieverPair) or not isinstance(self.base, Artifact):
+            return self.model  # a pair is never cut into parts
         texts = parity.sample_texts(self.plan, self.renderer)
         found = parity.vectors(self.model, self.renderer, texts)
         model = self.model
@@ -316,14 +319,14 @@ class _Run:
         )  # fmt: skip
         _tell_mixture(self.plan, self.total * self.settings.accumulate)
 
-    def _export(self, model: Retriever, steps: int, loss: float, best: dict[str, float] | None) -> None:
+    def _export(self, model: Retriever | RetrieverPair, steps: int, loss: float, best: dict[str, float] | None) -> None:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
         artifact = export(
-            model.eval(), self.renderer, self.recipe, self.output / "artifact",
+            model.eval(), self.base, self.renderer, self.recipe, self.output / "artifact",
             record={
                 "run": self.identity,
                 "data": _data_record(self.plan),
-                "base": {"name": self.base.name, "revision": self.base.revision, "fingerprint": self.base.fingerprint},
+                "base": base_record(self.base),
                 "steps": steps,
                 "loss": loss,
                 **({} if best is None else {"best": best}),

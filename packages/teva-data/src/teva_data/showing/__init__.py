@@ -233,7 +233,7 @@ def _of_model(dataset: Dataset, split: str, artifact: Artifact | None) -> _View:
 
 
 def _of_recipe(dataset: Dataset, split: str | None, recipe: Recipe) -> _View:
-    base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
+    base = Artifact.load(recipe.model.name, revision=recipe.model.revision, role="query")
     part, entry = _entry(dataset, split, recipe)
     datasets = [dataset if at == part else Dataset.open(one.path) for at, one in enumerate(recipe.data.listed())]
     resolved = resolve_prompts(recipe, base, datasets)

@@ -12,6 +12,7 @@ from teva_data.errors import RecipeError
 from teva_data.recipe import TrainSection
 from teva_torch.distributed import Processes
 from teva_torch.model import Retriever
+from teva_torch.pair import RetrieverPair
 from teva_torch.recipe import TorchSection
 from torch import nn
 
@@ -23,7 +24,7 @@ __all__ = ["SHARDED", "Strategy", "choose", "prepare"]
 SHARDED = ("fsdp2", "deepspeed")
 
 
-def choose(options: TorchSection, processes: Processes) -> str:
+def choose(options: TorchSection, processes: Processes, *, tied: bool = True) -> str:
     """The strategy that a run has; ``auto`` is ``single`` for one process and ``ddp`` for several.
 
     Raises:
@@ -35,6 +36,8 @@ def choose(options: TorchSection, processes: Processes) -> str:
     if name == "single" and processes.world > 1:
         raise RecipeError(f"torch.strategy: single, and torchrun started {processes.world} processes. Use auto or ddp")
     if name in SHARDED:
+        if not tied:
+            raise RecipeError(f"model.tied: false does not go with torch.strategy: {name}. Use ddp")
         for key, value, why in (
             ("weights", "nf4", "4-bit weights cannot be cut into parts"),
             ("optimizer", "adamw_8bit", "the 8-bit optimiser does not know tensors that lie in parts"),
@@ -46,7 +49,7 @@ def choose(options: TorchSection, processes: Processes) -> str:
 
 def prepare(
     name: str,
-    model: Retriever,
+    model: Retriever | RetrieverPair,
     loss: nn.Module | None,
     settings: TrainSection,
     options: TorchSection,
@@ -64,11 +67,11 @@ def prepare(
         processes: those that train.
         device: where this one computes.
     """
-    if name == "fsdp2":
+    if isinstance(model, Retriever) and name == "fsdp2":
         from .fsdp2 import FullySharded
 
         return FullySharded(model, loss, settings, options, processes, device)
-    if name == "deepspeed":
+    if isinstance(model, Retriever) and name == "deepspeed":
         from .zero import Zero
 
         return Zero(model, loss, settings, options, processes, device)

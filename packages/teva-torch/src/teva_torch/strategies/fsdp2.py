@@ -40,7 +40,7 @@ class FullySharded(Strategy):
             "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
             if half else MixedPrecisionPolicy(),
         }  # fmt: skip
-        backbone = self.model.backbone
+        backbone: Any = self.model.backbone
         for _, layers in blocks(backbone):
             for layer in layers:
                 fully_shard(layer, **settings)

@@ -10,6 +10,7 @@ from teva_data.recipe import TrainSection
 from teva_torch.distributed import Processes
 from teva_torch.model import Retriever
 from teva_torch.optim import make_optimizer
+from teva_torch.pair import RetrieverPair
 from teva_torch.recipe import TorchSection
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class Strategy:
 
     def __init__(
         self,
-        model: Retriever,
+        model: Retriever | RetrieverPair,
         loss: nn.Module | None,
         settings: TrainSection,
         options: TorchSection,
