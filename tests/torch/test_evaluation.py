@@ -19,7 +19,7 @@ from teva_eval import score
 from teva_torch.caching import Passes
 from teva_torch.engine import TorchEngine
 from teva_torch.evaluation import Evaluation
-from teva_torch.metrics import History, read_metrics
+from teva_torch.metrics import History, draw_loss, figure_of, read_metrics
 from teva_torch.model import Retriever
 from teva_torch.recipe import read_recipe
 from teva_torch.training import resolve, train
@@ -165,3 +165,17 @@ def test_judgements_of_documents_that_are_not_there(recipe, tiny_data, tmp_path)
     recipe["data"]["path"] = str(data)
     with pytest.raises(DataError, match="a judged document that the corpus does not have; found 'missing'"):
         train(_evaluated(recipe))
+
+
+def test_the_picture_of_a_run_has_the_measure_and_its_best_step(tmp_path):
+    rows = [{"step": step, "loss": 4 / step, "learning_rate": 0.1} for step in range(1, 7)]
+    rows[1]["nDCG@10"], rows[3]["nDCG@10"], rows[5]["nDCG@10"] = 0.2, 0.5, 0.4
+    loss, measure, rate = figure_of(rows, "nDCG@10").axes
+    assert loss.lines[0].get_xydata()[:, 1].tolist() == [row["loss"] for row in rows]
+    assert measure.lines[0].get_xydata().tolist() == [[2, 0.2], [4, 0.5], [6, 0.4]]
+    assert measure.lines[1].get_xydata().tolist() == [[4, 0.5]]
+    assert rate.lines[0].get_xydata()[:, 1].tolist() == [0.1] * 6
+    assert len(figure_of([{"step": 1, "loss": 1.0, "learning_rate": 0.1}], "nDCG@10").axes) == 2
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "nDCG@10")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

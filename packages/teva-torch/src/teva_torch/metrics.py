@@ -119,20 +119,41 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_loss(metrics: Path, picture: Path) -> None:
-    """Draw the loss and the learning rate over the steps as a PNG."""
+def draw_loss(metrics: Path, picture: Path, measure: str = "") -> None:
+    """Draw a run as a PNG: :func:`figure_of`."""
+    with atomic_file(picture) as file:
+        figure_of(read_metrics(metrics), measure).savefig(file, format="png", dpi=120)
+
+
+def figure_of(rows: list[dict[str, Any]], measure: str = "") -> Any:
+    """The loss and the learning rate over the steps; beneath, where it is measured, what is to become large.
+
+    Args:
+        rows: of the metrics log.
+        measure: the key of that measure.
+
+    Returns:
+        A figure of matplotlib.
+    """
     # The object interface: pyplot would pick a backend that may want a screen, and keep the figure for ever.
     from matplotlib.figure import Figure
 
-    rows = read_metrics(metrics)
+    measured = [row for row in rows if measure in row]
+    figure = Figure(figsize=(7, 6 if measured else 4), layout="constrained")
+    panels = figure.subplots(2 if measured else 1, 1, sharex=True, squeeze=False)[:, 0]
     steps = [row["step"] for row in rows]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(steps, [row["loss"] for row in rows], color="tab:blue")
-    axes.set(xlabel="step", ylabel="loss (mean since the last point)")
-    axes.grid(alpha=0.3)
-    rate = axes.twinx()
+    panels[0].plot(steps, [row["loss"] for row in rows], color="tab:blue")
+    panels[0].set(ylabel="loss (mean since the last point)")
+    rate = panels[0].twinx()
     rate.plot(steps, [row["learning_rate"] for row in rows], color="tab:gray", linewidth=0.8, linestyle="--")
     rate.set_ylabel("learning rate (dashed)")
-    with atomic_file(picture) as file:
-        figure.savefig(file, format="png", dpi=120)
+    if measured:
+        best = max(measured, key=lambda row: row[measure])  # the first of equals, as it is exported
+        panels[1].plot([row["step"] for row in measured], [row[measure] for row in measured], "o-", color="tab:green")
+        panels[1].plot(best["step"], best[measure], "*", color="tab:red", markersize=14, label=f"step {best['step']}")
+        panels[1].set(ylabel=measure)
+        panels[1].legend(title="best")
+    panels[-1].set(xlabel="step")
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    return figure

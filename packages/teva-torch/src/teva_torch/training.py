@@ -320,7 +320,7 @@ class _Run:
         _tell_mixture(self.plan, self.total * self.settings.accumulate)
 
     def _export(self, model: Retriever | RetrieverPair, steps: int, loss: float, best: dict[str, float] | None) -> None:
-        draw_loss(self.output / "metrics.jsonl", self.output / "loss.png")
+        draw_loss(self.output / "metrics.jsonl", self.output / "loss.png", MEASURE)
         artifact = export(
             model.eval(), self.base, self.renderer, self.recipe, self.output / "artifact",
             record={
