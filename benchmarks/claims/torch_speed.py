@@ -78,3 +78,27 @@ def _run(words: tuple[str, ...], data: Path, model: Path, steps: int, work: Path
         raise RuntimeError(f"{' '.join(words)}: {done.stderr[-2000:]}")
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+@claim(
+    "torch", name="gpu_training",
+    target="8B Llama config, LoRA, one GPU: queries a second without padding (varlen) at least those of "
+    "sentence-transformers at the same setting, in no more memory; cached likewise",
+    peer="sentence-transformers {sentence-transformers}, MultipleNegativesRankingLoss and its cached form",
+    needs=("gpu",), slow=True,
+)  # fmt: skip
+def gpu_training(context: Context) -> Result:
+    """benchmarks/gpu/train.py."""
+    line = [sys.executable, "-m", "benchmarks.gpu.train", "--output", str(context.work)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    ways = json.loads((context.work / "gpu_train.json").read_text())["ways"]
+    figures = {f"{way}: {key}": one[key] for way, one in ways.items() for key in one if key != "losses"}
+    pairs = (("varlen", "peer"), ("cached varlen", "peer cached"))
+    passed = all(
+        ways[ours].get("queries/s", 0) >= ways[theirs].get("queries/s", 0)
+        and ways[ours].get("peak GiB", 1e9) <= ways[theirs].get("peak GiB", 1e9)
+        for ours, theirs in pairs
+    )
+    return Result(figures, passed, details={"ways": ways})
