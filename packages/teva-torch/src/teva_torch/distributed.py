@@ -23,6 +23,7 @@ from teva_data.errors import TevaError
 from torch import Tensor, nn
 
 _GRACE = 0.2  # seconds
+_LAST_WORDS = 1.0  # seconds in which the others hear what this process told them last, before its connections close
 # What torch's messages hold where an exchange within a model's pass failed: they have no type of their own.
 _LOST = ("onnection closed", "onnection reset", "NCCL", "imed out", "gloo")
 _BUCKET = 8 * 1024 * 1024  # elements of one exchange: large enough to keep a link busy, small beside a model
@@ -228,6 +229,7 @@ def join(device: str = "auto", timeout: float = 1800.0, alone: bool = False) -> 
     except BaseException:
         # nccl would wait for exchanges that never come; the process is about to end.
         if ours and not cuda:
+            time.sleep(_LAST_WORDS)
             dist.destroy_process_group()
         raise
     if ours:

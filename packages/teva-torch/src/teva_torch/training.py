@@ -182,11 +182,16 @@ class _Run:
         self.model = for_training(bases, recipe, self.device, place)
         every = self.settings.eval_every
         self.evaluation = Evaluation(recipe, datasets, self.renderer, processes, name in SHARDED) if every else None
+        self._loss, self._name = loss, name
+
+    def _lay_out(self) -> None:
+        """Put the model where it is trained, whole or in parts; the processes exchange its values."""
+        loss = self._loss
         self.strategy = prepare(
-            name, self.model, loss if isinstance(loss, torch.nn.Module) else None, self.settings, self.options,
-            processes, self.device,
+            self._name, self.model, loss if isinstance(loss, torch.nn.Module) else None, self.settings, self.options,
+            self.processes, self.device,
         )  # fmt: skip
-        self.gradient = BatchGradient(self.model, loss, self._passes(), processes, self.strategy)
+        self.gradient = BatchGradient(self.model, loss, self._passes(), self.processes, self.strategy)
         self.trained = self.strategy.trained
 
     def _passes(self) -> Passes:
@@ -239,6 +244,8 @@ class _Run:
     def go(self) -> TrainResult:
         """Train from where the run stands, export, and say what came out."""
         self._same_everywhere()
+        with self.processes.together(exchanging=True):
+            self._lay_out()
         with self.processes.together():
             if self.processes.main:
                 self._prepare_output()
