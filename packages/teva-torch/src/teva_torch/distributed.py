@@ -231,6 +231,7 @@ def join(device: str = "auto", timeout: float = 1800.0, alone: bool = False) -> 
         if ours and not cuda:
             time.sleep(_LAST_WORDS)
             dist.destroy_process_group()
+            _let_go()
         raise
     if ours:
         _leave(cuda)
@@ -247,6 +248,11 @@ def _leave(cuda: bool) -> None:
         with contextlib.suppress(RuntimeError):  # another one is gone already: it has said why
             dist.barrier()
     dist.destroy_process_group()
+    _let_go()
+
+
+def _let_go() -> None:
+    """Wait until the threads of gloo hold nothing of this program's."""
     # A thread of gloo may hold the last exchange's tensors a moment longer. Where it lets go of them after the
     # interpreter has begun to end, the process aborts, and torchrun takes a finished run for a failed one
     # (seen under load; pytorch/pytorch#179291).
