@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "teva_data": (
         "Artifact ArtifactError ArtifactPair BatchPlan CorpusStore DataError Dataset DatasetCard Document "
-        "EmbeddingWriter Embeddings Media MissingExtraError Query QueryStore Recipe RecipeError Renderer SCHEMA TevaError "
-        "__version__ convert load_artifact load_recipe mine_negatives read_qrels read_run statistics training_example validate "
-        "write_qrels write_run"
+        "EmbeddingWriter Embeddings Media MissingExtraError Query QueryStore Recipe RecipeError Renderer SCHEMA "
+        "TevaError __version__ convert load_artifact load_recipe mine_negatives read_qrels read_run statistics "
+        "training_example validate write_qrels write_run"
     ),
     "teva_torch": (
         "InfoNCE Retriever Targets TorchEngine TorchSection TrainResult TrainingError __version__ build_loss infonce "
