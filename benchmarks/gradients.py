@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from teva_data.feed import TokenBatch
     from teva_torch.distributed import Processes
-    from teva_torch.feed import TokenBatch
     from teva_torch.model import Retriever
     from torch import Tensor
 
@@ -147,9 +147,9 @@ ADAPTERS: dict[str, Callable[[Any], Any]] = {"full": lambda backbone: backbone, 
 def token_batch(data: Path, step: int = 0, processes: Processes | None = None, **plan: Any) -> TokenBatch:
     """A batch of the dataset, with token ids that follow from what a text is called."""
     from teva_data.dataset import Dataset
+    from teva_data.feed import TokenBatch
     from teva_data.plan import BatchPlan
     from teva_torch.distributed import Processes
-    from teva_torch.feed import TokenBatch
 
     processes = processes or Processes()
     settings = {"batch_size": 13, "negatives": 3, "seed": 1} | plan

@@ -91,8 +91,8 @@ def recipe(data: Path, model: Path, steps: int, output: Path) -> dict[str, Any]:
 
 
 def by_teva(data: Path, model: Path, steps: int, work: Path, *, padded: bool) -> dict[str, list[float]]:
+    from teva_data.metrics import read_metrics
     from teva_torch import train
-    from teva_torch.metrics import read_metrics
     from teva_torch.model import Retriever
 
     settings = recipe(data, model, steps, work)

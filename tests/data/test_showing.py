@@ -144,7 +144,7 @@ def test_a_recipe_gives_the_limits(data, prompted):
 
 def test_a_step_is_what_training_takes(data, tiny_data, prompted):
     """Against the batch that the trainer itself is fed."""
-    from teva_torch.feed import Feed
+    from teva_data.feed import Feed
 
     value = recipe(prompted, data)
     value["data"] = {

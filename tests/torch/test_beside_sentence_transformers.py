@@ -8,10 +8,10 @@ from tests.torch.backbones import make
 
 import torch
 from teva_data.artifact import Artifact, write_layout
+from teva_data.feed import Feed
 from teva_data.plan import BatchPlan
 from teva_data.prompting import training_renderer
 from teva_torch.caching import BatchGradient, Passes
-from teva_torch.feed import Feed
 from teva_torch.losses import build_loss
 from teva_torch.model import Retriever
 from teva_torch.recipe import read_recipe

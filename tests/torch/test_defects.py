@@ -18,13 +18,13 @@ import teva_torch
 import torch
 from teva_data.artifact import Artifact
 from teva_data.errors import DataError, RecipeError, TevaError
+from teva_data.feed import Feed
+from teva_data.metrics import read_metrics
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
 from teva_torch import checkpoint
 from teva_torch.distributed import Processes
-from teva_torch.feed import Feed
 from teva_torch.init import SECTIONS
-from teva_torch.metrics import read_metrics
 from teva_torch.recipe import TorchSection, read_recipe
 from teva_torch.strategies import Strategy
 from teva_torch.training import train

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import torch
+from teva_data.metrics import read_metrics
 from teva_torch.distributed import Processes, join
-from teva_torch.metrics import read_metrics
 from teva_torch.training import train
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
+from teva_data.metrics import History, draw_loss, figure_of, read_metrics
 from teva_data.rendering import Renderer
 from teva_eval import score
 from teva_torch.caching import Passes
 from teva_torch.engine import TorchEngine
 from teva_torch.evaluation import Evaluation
-from teva_torch.metrics import History, draw_loss, figure_of, read_metrics
 from teva_torch.model import Retriever
 from teva_torch.recipe import read_recipe
 from teva_torch.training import resolve, train

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.reference import losses as reference
 
 import torch
+from teva_data import plugins as registry
 from teva_data.dataset import Dataset
 from teva_data.errors import RecipeError
 from teva_data.plan import BatchPlan
@@ -250,8 +251,8 @@ def test_another_package_can_add_a_loss(monkeypatch):
         EntryPoint(name, f"{__name__}:{function.__name__}", plugins.LOSSES)
         for name, function in (("theirs", another_packages_factory), ("none", not_a_factory))
     ]
-    registered = plugins.entry_points
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [*registered(group=group), *points])
+    registered = registry.entry_points
+    monkeypatch.setattr(registry, "entry_points", lambda group: [*registered(group=group), *points])
     case = make_case(1)
     loss = build_loss(LossSection(name="theirs", options={"scale": 3}, distillation="kl"), hidden=6, normalize=True)
     assert isinstance(loss, WeightedSum)

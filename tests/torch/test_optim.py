@@ -4,7 +4,8 @@ import pytest
 
 import torch
 from teva_data.recipe import TrainSection
-from teva_torch.optim import learning_rate, make_optimizer
+from teva_data.schedule import learning_rate
+from teva_torch.optim import make_optimizer
 
 
 def _settings(**values):

@@ -14,9 +14,9 @@ from benchmarks import gradients
 from safetensors.torch import load_file
 
 from teva_data.errors import RecipeError
+from teva_data.metrics import read_metrics
 from teva_torch import checkpoint
 from teva_torch.distributed import Processes
-from teva_torch.metrics import read_metrics
 from teva_torch.recipe import TorchSection
 from teva_torch.strategies import choose
 from teva_torch.strategies.zero import settings_of

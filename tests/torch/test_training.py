@@ -16,8 +16,8 @@ import torch
 from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import ArtifactError, DataError, RecipeError, TevaError
+from teva_data.metrics import read_metrics
 from teva_torch import checkpoint
-from teva_torch.metrics import read_metrics
 from teva_torch.training import TrainingError, train
 
 
@@ -179,9 +179,9 @@ def test_another_mixture_is_refused_on_resume(mixed_recipe, tmp_path, change, wo
 
 
 def test_prompts_of_datasets_and_rows_reach_the_model(mixed_recipe, tiny_model):
+    from teva_data.feed import Feed
     from teva_data.plan import BatchPlan
     from teva_data.rendering import Renderer
-    from teva_torch.feed import Feed
     from teva_torch.recipe import read_recipe
 
     checked = read_recipe(mixed_recipe, {"data.datasets.1.document_prompt": "in the ", "data.batches": "mixed"})

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 import torch
 from teva_data.artifact import ROLES
 from teva_data.errors import ArtifactError, RecipeError
+from teva_data.metrics import read_metrics
 from teva_data.pair import ArtifactPair
 from teva_torch.caching import BatchGradient, Passes
 from teva_torch.losses import Targets
-from teva_torch.metrics import read_metrics
 from teva_torch.pair import RetrieverPair
 from teva_torch.training import train
 

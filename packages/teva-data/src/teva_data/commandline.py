@@ -70,3 +70,19 @@ def _show_logs(level: str) -> None:
     for handler in logging.getLogger().handlers:
         # A log file may lower a package's own level; what is shown here stays what was asked for.
         handler.setLevel(level.upper())
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take ``--section.key VALUE`` and ``--section.key=VALUE`` out of the words of a command."""
+    rest: list[str] = []
+    overrides: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            overrides.append(word)
+            if "=" not in word and queue:
+                overrides.append(queue.pop(0))
+        else:
+            rest.append(word)
+    return rest, overrides

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from teva_data.errors import TevaError
+from teva_data.feed import TokenBatch
 from torch import Tensor, nn
 
 from . import guards
 from .distributed import Processes
-from .feed import TokenBatch
 from .losses import Targets
 from .model import Retriever
 from .pair import RetrieverPair

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     overrides: list[str] = []
     if words[:1] == ["train"]:
-        words, overrides = _split_overrides(words)
+        words, overrides = commandline.split_overrides(words)
 
     def train(
         recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")], overwrite: bool = False
@@ -150,33 +150,9 @@ def recipes(
         action: list them all, or show one.
         name: the one to show.
     """
-    from teva_data.errors import RecipeError
+    from teva_data.shipped import list_or_show
 
-    from .recipe import shipped, shipped_recipe
-
-    if action == "list":
-        for known, file in shipped().items():
-            print(f"{known:<24} {file.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
-    elif name is None:
-        raise RecipeError("recipes show: which one? `teva-torch recipes list` names them")
-    else:
-        print(shipped_recipe(name).read_text(encoding="utf-8"), end="")
-
-
-def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take ``--section.key VALUE`` and ``--section.key=VALUE`` out of the words of a command."""
-    rest: list[str] = []
-    overrides: list[str] = []
-    queue = list(words)
-    while queue:
-        word = queue.pop(0)
-        if word.startswith("--") and "." in word.partition("=")[0]:
-            overrides.append(word)
-            if "=" not in word and queue:
-                overrides.append(queue.pop(0))
-        else:
-            rest.append(word)
-    return rest, overrides
+    print(list_or_show(action, name, "teva_torch"), end="")
 
 
 if __name__ == "__main__":

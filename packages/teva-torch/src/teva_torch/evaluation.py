@@ -1,34 +1,26 @@
 """nDCG@10 on a small corpus while training goes on: how good the model is so far, and which step was the best.
 
-The corpus is what the split's judgements name, filled up with documents evenly spaced over the whole, so that its cost
-is known whatever the corpus is. Scores on it are therefore higher than on the whole corpus; they compare steps of one
-run. All processes encode, each its part; the search is exact.
+What is measured is :mod:`teva_data.development`'s. All processes encode, each its part.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 import torch
 from teva_data.dataset import Dataset
-from teva_data.errors import DataError, RecipeError
-from teva_data.measures import ndcg, rank_gains
-from teva_data.recipe import DatasetSection, Recipe
+from teva_data.development import DevSet, dev_sets
+from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 
 from .caching import Encoding, Passes
 from .distributed import Processes
 from .model import Retriever
 from .pair import RetrieverPair
-
-MEASURE = "nDCG@10"
-_DEPTH = 10
-_QUERIES_AT_ONCE = 256
 
 
 class Evaluation:
@@ -54,19 +46,8 @@ class Evaluation:
         processes: Processes | None = None,
         sharded: bool = False,
     ) -> None:
-        settings, self.sharded = recipe.train, sharded
+        self.parts, self.sharded = dev_sets(recipe, datasets), sharded
         self.renderer, self.processes = renderer, processes or Processes()
-        parts = [
-            _Part(dataset, entry, settings.eval_split, settings.eval_queries, settings.eval_documents)
-            for dataset, entry in zip(datasets, recipe.data.listed(), strict=True)
-            if settings.eval_split in dataset.splits
-        ]
-        if not parts:
-            raise RecipeError(
-                f"train.eval_split: found {settings.eval_split!r}; expected a split of the training data's directory, "
-                f"one of {', '.join(sorted({split for dataset in datasets for split in dataset.splits}))}"
-            )
-        self.parts = parts
 
     @torch.no_grad()
     def measure(self, model: Retriever | RetrieverPair, passes: Passes) -> float:
@@ -82,7 +63,7 @@ class Evaluation:
         finally:
             model.train(training)
 
-    def _measure(self, part: _Part, model: Retriever | RetrieverPair, passes: Passes) -> float:
+    def _measure(self, part: DevSet, model: Retriever | RetrieverPair, passes: Passes) -> float:
         queries = self._vectors(
             [self.renderer.query(*each) for each in part.queries], model.of("query"), passes, "query"
         )
@@ -91,8 +72,7 @@ class Evaluation:
         value = 0.0
         with self.processes.together():
             if self.processes.main:
-                ranked = _search(queries, documents, part.docids)
-                value = float(ndcg(*rank_gains(ranked, part.qrels), _DEPTH).mean())
+                value = part.score(queries, documents)
         return self.processes.totals(value)[0]
 
     def _vectors(self, texts: Sequence[str], model: Retriever, passes: Passes, role: str) -> NDArray[np.float32]:
@@ -109,58 +89,3 @@ class Evaluation:
         gathered = self.processes.gather(vectors.reshape(-1, dim).cpu(), len(texts))
         found: NDArray[np.float32] = gathered.float().numpy()
         return found
-
-
-class _Part:
-    """Texts and judgements of one dataset.
-
-    ``queries`` are (text, prompt), ``documents`` (text, title, prompt): what the renderer takes.
-    """
-
-    def __init__(self, dataset: Dataset, entry: DatasetSection, split: str, most_queries: int, most: int) -> None:
-        judged = dataset.qrels(split)
-        store, corpus = dataset.queries(split), dataset.corpus
-        names = [name for name, grades in judged.items() if max(grades.values()) > 0]
-        places = np.sort(store.rows(names))
-        places = places[places >= 0]
-        queries = store.get(places[_spaced(len(places), most_queries)])
-        if not queries:
-            raise DataError(
-                "no query has a relevant document", file=dataset.path / "qrels", found=split,
-                expected="judgements above 0 for queries of the split",
-            )  # fmt: skip
-        self.qrels: list[Mapping[str, int]] = [judged[query.query_id] for query in queries]
-        self.queries = [
-            (query.query_text, entry.query_prompt if query.prompt is None else query.prompt) for query in queries
-        ]
-        named = dict.fromkeys(docid for grades in self.qrels for docid, grade in grades.items() if grade > 0)
-        rows = corpus.rows(list(named))
-        if (rows < 0).any():
-            raise DataError(
-                "a judged document that the corpus does not have", file=dataset.path / "qrels",
-                found=list(named)[int(np.argmin(rows))], expected="a docid of the corpus",
-            )  # fmt: skip
-        # The judged ones first, so that a limit below their number takes none away.
-        filled = np.concatenate([rows, np.asarray(_spaced(len(corpus), most), dtype=np.int64)])
-        kept = np.array(list(dict.fromkeys(filled.tolist()))[: max(most, len(rows))], dtype=np.int64)
-        documents = corpus.get(np.sort(kept))
-        self.docids = [document.docid for document in documents]
-        self.documents = [(each.document_text, each.title, entry.document_prompt) for each in documents]
-
-
-def _spaced(count: int, most: int) -> list[int]:
-    """At most ``most`` of the numbers below ``count``, evenly spaced."""
-    return list(range(count)) if count <= most else [at * count // most for at in range(most)]
-
-
-def _search(queries: NDArray[Any], documents: NDArray[Any], docids: Sequence[str]) -> list[list[str]]:
-    """The first ten docids of each query, best first; ties by docid descending, as trec_eval has them."""
-    # In descending order of docid, a stable sort keeps ties as they are wanted.
-    order = np.argsort(np.asarray(docids))[::-1]
-    sorted_ids, columns = [docids[at] for at in order.tolist()], documents[order]
-    ranked = []
-    for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        scores = queries[start : start + _QUERIES_AT_ONCE] @ columns.T
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :_DEPTH]
-        ranked += [[sorted_ids[at] for at in row] for row in best.tolist()]
-    return ranked

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from teva_data.errors import TevaError
+from teva_data.feed import TokenBatch
 from torch import Tensor
 
-from .feed import TokenBatch
 from .losses import Targets
 
 if TYPE_CHECKING:

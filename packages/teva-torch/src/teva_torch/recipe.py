@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from teva_data.errors import RecipeError, nearest
-from teva_data.recipe import Recipe, Section, load_recipe
+from teva_data.recipe import Recipe, Section
+from teva_data.shipped import read_recipe as read
+from teva_data.shipped import shipped as shipped_with
 
 
 class LoraSection(Section):
@@ -94,20 +94,10 @@ class TorchSection(Section):
 def read_recipe(
     source: str | Path | Mapping[str, Any] | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()
 ) -> Recipe:
-    """A checked recipe with its ``torch`` section complete.
-
-    Args:
-        source: a YAML file, the name of a recipe that ships with the package, a mapping, or a recipe.
-        overrides: dotted keys that replace the recipe's (:func:`teva_data.recipe.load_recipe`).
-
-    Raises:
-        RecipeError: the recipe cannot be read or is not valid.
+    """A checked recipe with its ``torch`` section complete; arguments and errors as
+    :func:`teva_data.shipped.read_recipe` has them.
     """
-    if isinstance(source, Recipe):
-        source = source.to_dict()
-    elif isinstance(source, str) and "/" not in source and not Path(source).suffix and not Path(source).exists():
-        source = shipped_recipe(source)
-    return load_recipe(source, overrides, owners={"torch": TorchSection})
+    return read(source, overrides, package="teva_torch", owners={"torch": TorchSection})
 
 
 def torch_section(recipe: Recipe) -> TorchSection:
@@ -117,17 +107,4 @@ def torch_section(recipe: Recipe) -> TorchSection:
 
 def shipped() -> dict[str, Path]:
     """Recipes that ship with the package: name to file."""
-    folder = Path(str(resources.files("teva_torch") / "recipes"))
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
-def shipped_recipe(name: str) -> Path:
-    """The file of a shipped recipe.
-
-    Raises:
-        RecipeError: there is none of that name.
-    """
-    known = shipped()
-    if name not in known:
-        raise RecipeError(f"{name}: no file and no recipe of this name ships with teva-torch. {nearest(name, known)}")
-    return known[name]
+    return shipped_with("teva_torch")

@@ -25,27 +25,38 @@ import yaml
 import torch
 from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
+from teva_data.development import MEASURE
 from teva_data.errors import RecipeError
+from teva_data.feed import Feed, TokenBatch
 from teva_data.files import atomic_file, fingerprint, lock_directory, recover, remove_leftovers
 from teva_data.logfile import log_to
+from teva_data.metrics import History, Interval, MetricsLog, draw_loss
 from teva_data.pair import ArtifactPair, load_artifact, load_base
 from teva_data.plan import BatchPlan
 from teva_data.progress import Progress
-from teva_data.prompting import resolve_prompts, training_renderer
+from teva_data.prompting import training_renderer
 from teva_data.recipe import Recipe
+from teva_data.running import (
+    data_record,
+    difference,
+    identity,
+    refuse_another,
+    resolve,
+    steps_in_all,
+    tell_mixture,
+    times,
+)
+from teva_data.schedule import learning_rate
 
 from . import checkpoint, parity
 from .caching import BatchGradient, Passes
 from .device import choose_device
 from .distributed import ProcessError, Processes, join
-from .evaluation import MEASURE, Evaluation
+from .evaluation import Evaluation
 from .export import export
-from .feed import Feed, TokenBatch
 from .guards import TrainingError, gradient_not_finite, memory
 from .losses import build_loss
-from .metrics import History, Interval, MetricsLog, draw_loss
 from .model import Retriever
-from .optim import learning_rate
 from .pair import RetrieverPair, base_record, for_training
 from .recipe import read_recipe, torch_section
 from .strategies import SHARDED, choose, prepare
@@ -127,30 +138,6 @@ def _quiet() -> Iterator[None]:
             one.setLevel(level)
 
 
-def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> Recipe:
-    """Fill what the recipe leaves open: pooling and normalisation as the model has them; prompts as the datasets' cards
-    say, else as the model has them.
-
-    Where the cards differ, each dataset is trained with its own card's prompt, and the artifact keeps the model's.
-    """
-    normalize = artifact.normalize if recipe.model.normalize is None else recipe.model.normalize
-    pooling, append_eos = recipe.model.pooling or artifact.pooling, recipe.model.append_eos
-    if append_eos is None:
-        # A published model that pools at the last token without EOS has its vectors from there: it stays so.
-        append_eos = pooling == "last" != artifact.pooling
-    model = recipe.model.model_copy(update={"pooling": pooling, "normalize": normalize, "append_eos": append_eos})
-    recipe = resolve_prompts(recipe, artifact, datasets)
-    if model.pooling is None:
-        raise RecipeError(
-            f"model.pooling: {artifact.name} has no modules.json, so it does not say how to pool; set cls or mean "
-            "(encoders such as BERT) or last (decoders such as Llama)"
-        )
-    if model.normalize and recipe.loss.temperature > 0.3:
-        # A cosine is at most 1: divided by such a temperature, the softmax stays flat and little is learned.
-        logger.warning("loss.temperature is %s with normalised vectors; 0.01 to 0.05 is usual", recipe.loss.temperature)
-    return recipe.model_copy(update={"model": model})
-
-
 class _Run:
     """One run: what it is made of, and its loop."""
 
@@ -165,13 +152,8 @@ class _Run:
         loss = build_loss(recipe.loss, hidden=base.dim, normalize=bool(recipe.model.normalize))
         self.renderer = training_renderer(recipe, base)
         self.plan = BatchPlan.from_recipe(recipe, datasets)
-        self.total = self.settings.steps or -(-self.plan.steps(self.settings.epochs or 0) // self.settings.accumulate)
-        self.identity = {
-            "recipe": recipe.deciding(),
-            "data": self.plan.data_fingerprints,
-            "plan": self.plan.fingerprint,
-            "base": bases.fingerprint,
-        }
+        self.total = steps_in_all(recipe, self.plan)
+        self.identity = identity(recipe, self.plan, bases.fingerprint)
         self.base, self.overwrite = bases, overwrite
         self.start = 0 if overwrite else self._where_to_start()
         self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
@@ -210,22 +192,16 @@ class _Run:
         newest = checkpoint.latest(self.checkpoints)
         if newest is not None:
             state = checkpoint.read_state(newest)
-            self._refuse_another(state["run"])
+            refuse_another(self.output, state["run"], self.identity)
             return int(state["step"])
         if (self.output / "artifact").exists():
-            self._refuse_another(load_artifact(self.output / "artifact").teva.get("run", {}))
+            found = load_artifact(self.output / "artifact").teva.get("run", {})
+            refuse_another(self.output, found, self.identity)
             raise RecipeError(
                 f"{self.output}: holds the finished model of this recipe and no checkpoint. It is in "
                 f"{self.output / 'artifact'}; --overwrite trains it again"
             )
         return 0
-
-    def _refuse_another(self, found: Mapping[str, Any]) -> None:
-        if found != self.identity:
-            raise RecipeError(
-                f"{self.output}: holds another run ({_difference(found, self.identity)}). Give another "
-                "train.output, or --overwrite to begin anew"
-            )
 
     def _prepare_output(self) -> None:
         """Remove what is to be overwritten and what kills left behind; only now that everything else has loaded."""
@@ -303,7 +279,7 @@ class _Run:
         if any(one != told[0] for one in told):
             rank, other = next((rank, one) for rank, one in enumerate(told) if one != told[0])
             (first, start), (second, begins) = json.loads(told[0]), json.loads(other)
-            what = f"step {start} and step {begins}" if first == second else _difference(first, second)
+            what = f"step {start} and step {begins}" if first == second else difference(first, second)
             raise ProcessError(
                 f"processes 0 and {rank} do not train the same: {what}. All machines need the same recipe, data and "
                 "versions, and one directory for train.output"
@@ -321,10 +297,10 @@ class _Run:
             "%s: %s trainable parameters on %s, %s queries, %d steps of %s, loss %s",
             self.recipe.model.name, f"{trainable:,}",
             f"{self.processes.world} x {self.device.type}" if self.processes.world > 1 else self.device,
-            f"{self.plan.size:,}", self.total, _times(self.settings.accumulate, self.settings.batch_size),
+            f"{self.plan.size:,}", self.total, times(self.settings.accumulate, self.settings.batch_size),
             self.recipe.loss.name,
         )  # fmt: skip
-        _tell_mixture(self.plan, self.total * self.settings.accumulate)
+        tell_mixture(self.plan, self.total * self.settings.accumulate)
 
     def _export(self, model: Retriever | RetrieverPair, steps: int, loss: float, best: dict[str, float] | None) -> None:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png", MEASURE)
@@ -332,7 +308,7 @@ class _Run:
             model.eval(), self.base, self.renderer, self.recipe, self.output / "artifact",
             record={
                 "run": self.identity,
-                "data": _data_record(self.plan),
+                "data": data_record(self.plan),
                 "base": base_record(self.base),
                 "steps": steps,
                 "loss": loss,
@@ -363,7 +339,9 @@ class _Run:
                 # Sums are logged at fixed steps and saved steps begin a new one, so a resumed log has the same lines.
                 measured, last = done % (settings.eval_every or done + 1) == 0, done == self.total
                 if done % settings.log_every == 0 or done % settings.save_every == 0 or measured or last:
-                    row = interval.row(done, learning_rate(step, self.total, settings), self.processes)
+                    row = interval.row(
+                        done, learning_rate(step, self.total, settings), self.processes.totals(interval.tokens)[0]
+                    )
                     if self.evaluation is not None and (measured or last):
                         row[MEASURE] = self.evaluation.measure(self.model, self.gradient.passes)
                     log(row)
@@ -423,55 +401,3 @@ class _Run:
 def _seed(seed: int, batch: int, rank: int) -> None:
     """Dropout as a function of the batch and the process: a resumed run draws what it would have drawn."""
     torch.manual_seed(int(fingerprint("dropout", seed, batch, rank), 16))
-
-
-def _times(count: int, size: int) -> str:
-    return f"{count} x {size}" if count > 1 else f"{size}"
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings in which two runs differ, in words."""
-    old, new = before.get("recipe", {}), now["recipe"]
-    parts = [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in {**old, **new} if old.get(key) != new.get(key)
-    ]
-    then, data = before.get("data"), now["data"]
-    if then != data:
-        which = ""
-        if isinstance(then, list) and len(then) == len(data) > 1:
-            numbers = [str(place) for place, (one, other) in enumerate(zip(then, data, strict=True)) if one != other]
-            which = f" of data.datasets.{', '.join(numbers)}"
-        parts.append(f"the data{which} differ")
-    if before.get("base") != now["base"]:
-        parts.append("the weights of the base model differ")
-    if not parts:
-        parts.append("the order of its batches differs; another version of teva-data made it")
-    return "; ".join(parts)
-
-
-def _data_record(plan: BatchPlan) -> dict[str, Any]:
-    """What ``teva.json`` says about the data."""
-    parts = [
-        {"name": part.dataset.card.name, "split": part.split, "fingerprint": one}
-        for part, one in zip(plan.parts, plan.data_fingerprints, strict=True)
-    ]
-    alone = len(parts) == 1
-    return {
-        "name": parts[0]["name"] if alone else None,
-        "fingerprint": parts[0]["fingerprint"] if alone else fingerprint("data", *plan.data_fingerprints),
-        "plan": plan.fingerprint,
-        "datasets": parts,
-    }
-
-
-def _tell_mixture(plan: BatchPlan, steps: int) -> None:
-    """What comes of the settings: each dataset's share and epochs; and what of the data the model does not see."""
-    for part, share, count in zip(plan.parts, plan.mixture.shares, plan.mixture.counts, strict=True):
-        if len(plan.parts) > 1:
-            logger.info(
-                "%s %s: %s queries, %.2f %% of the batches, %.2f epochs", part.dataset.path, part.split, f"{count:,}",
-                100 * share, share * steps * plan.batch_size / count,
-            )  # fmt: skip
-        stores = (part.dataset.corpus, part.dataset.queries(part.split))
-        if media := sorted({kind for store in stores for kind, rows in store.kinds.items() if rows and kind != "text"}):
-            logger.warning("%s holds %s; this model reads its texts alone", part.dataset.path, ", ".join(media))

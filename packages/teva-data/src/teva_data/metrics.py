@@ -8,9 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from teva_data.files import atomic_file
-
-from .distributed import Processes
+from .files import atomic_file
 
 
 class MetricsLog:
@@ -75,12 +73,16 @@ class History:
 
 
 class Interval:
-    """Sums between two lines of the metrics log."""
+    """Sums between two lines of the metrics log.
+
+    Attributes:
+        tokens: of this process so far.
+    """
 
     def __init__(self, loss: float = math.nan) -> None:
         self._losses: list[float] = []
         self._norms: list[float] = []
-        self._queries = self._tokens = 0
+        self._queries = self.tokens = 0
         self._start, self._before = time.monotonic(), loss
 
     def add(self, loss: float, norm: float, queries: int, tokens: int) -> None:
@@ -88,16 +90,15 @@ class Interval:
         self._losses.append(loss)
         self._norms.append(norm)
         self._queries += queries
-        self._tokens += tokens
+        self.tokens += tokens
 
     @property
     def loss(self) -> float:
         """The mean so far; that of the interval before where this one is empty."""
         return sum(self._losses) / len(self._losses) if self._losses else self._before
 
-    def row(self, step: int, rate: float, processes: Processes) -> dict[str, Any]:
-        """The line of the log; tokens are summed over the processes."""
-        (tokens,) = processes.totals(self._tokens)
+    def row(self, step: int, rate: float, tokens: float) -> dict[str, Any]:
+        """The line of the log, from the tokens of all processes."""
         seconds = time.monotonic() - self._start
         return {
             "step": step,

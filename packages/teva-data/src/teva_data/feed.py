@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from teva_data.errors import DataError
-from teva_data.plan import Batch, BatchPlan
-from teva_data.prefetch import prefetch
-from teva_data.recipe import Recipe
-from teva_data.rendering import Renderer
-from teva_data.store import CorpusStore, QueryStore
+from .errors import DataError
+from .plan import Batch, BatchPlan
+from .prefetch import prefetch
+from .recipe import Recipe
+from .rendering import Renderer
+from .store import CorpusStore, QueryStore
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""Recipes that ship inside a trainer's package, in its folder ``recipes``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .errors import RecipeError, nearest
+from .recipe import Recipe, Section, load_recipe
+
+
+def read_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Mapping[str, Any] | Sequence[str],
+    *,
+    package: str,
+    owners: Mapping[str, type[Section]],
+) -> Recipe:
+    """A checked recipe whose owned sections are complete.
+
+    Args:
+        source: a YAML file, the name of a recipe that ships with the package, a mapping, or a recipe.
+        overrides: dotted keys that replace the recipe's (:func:`teva_data.recipe.load_recipe`).
+        package: the trainer's import name.
+        owners: the sections that it owns.
+
+    Raises:
+        RecipeError: the recipe cannot be read or is not valid.
+    """
+    if isinstance(source, Recipe):
+        source = source.to_dict()
+    elif isinstance(source, str) and "/" not in source and not Path(source).suffix and not Path(source).exists():
+        source = shipped_recipe(source, package)
+    return load_recipe(source, overrides, owners=owners)
+
+
+def shipped(package: str) -> dict[str, Path]:
+    """Recipes that ship with a package (import name): name to file."""
+    folder = Path(str(resources.files(package) / "recipes"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def shipped_recipe(name: str, package: str) -> Path:
+    """The file of a shipped recipe.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    known = shipped(package)
+    if name not in known:
+        prog = package.replace("_", "-")
+        raise RecipeError(f"{name}: no file and no recipe of this name ships with {prog}. {nearest(name, known)}")
+    return known[name]
+
+
+def list_or_show(action: str, name: str | None, package: str) -> str:
+    """What ``recipes list`` and ``recipes show NAME`` print.
+
+    Raises:
+        RecipeError: there is none of that name, or none is named.
+    """
+    if action == "list":
+        return "".join(
+            f"{known:<24} {file.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}\n"
+            for known, file in shipped(package).items()
+        )
+    if name is None:
+        raise RecipeError(f"recipes show: which one? `{package.replace('_', '-')} recipes list` names them")
+    return shipped_recipe(name, package).read_text(encoding="utf-8")
