@@ -18,12 +18,13 @@ WITHOUT = {
     "teva-eval": ["torch", "jax", "transformers", "faiss"],
     "teva-infer": ["torch", "jax", "faiss"],
     "teva-torch": ["jax", "faiss"],
+    "teva-jax": ["torch", "faiss", "tensorflow"],
 }
 CHECK = """
 import importlib.util, sys, {module} as module
 for name in {without!r}:
     assert importlib.util.find_spec(name) is None, f"{{name}} was installed with {module}"
-heavy = [name for name in ("torch", "transformers", "pyarrow.compute") if name in sys.modules]
+heavy = [name for name in ("torch", "jax", "transformers", "pyarrow.compute") if name in sys.modules]
 assert not heavy, f"import {module} loads {{heavy}}"
 print("{module}", module.__version__)
 """
@@ -57,7 +58,8 @@ def main() -> None:
                 "--exclude-newer-package", "teva-data=2100-01-01", "--exclude-newer", settings["exclude-newer"], wheel,
             )  # fmt: skip
             run(environment / "bin" / "python", "-c", CHECK.format(module=module, without=without))
-            run(environment / "bin" / package, "--help")
+            if (ROOT / "packages" / package / "src" / module / "cli.py").exists():
+                run(environment / "bin" / package, "--help")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 GROUP = "teva_infer.engines"
 
 # Engines of teva's own packages: the requirement that brings each.
-_EXTRAS = {"torch": "teva-infer[torch]"}
+_EXTRAS = {"torch": "teva-infer[torch]", "jax": "teva-infer[jax]"}
 
 
 @runtime_checkable
