@@ -9,10 +9,10 @@ from tests.torch.backbones import ARCHITECTURES, DECODERS, ENCODERS, make
 import torch
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, RecipeError
+from teva_data.parity import ParityError
 from teva_data.rendering import Renderer, add_eos, ends_with_special, load_tokenizer
 from teva_torch.backbones import load_backbone, reads_both_ways
 from teva_torch.model import Retriever
-from teva_torch.parity import ParityError
 from teva_torch.training import train
 
 IDS = [[3, 5, 9, 11, 20, 21, 8, 30, 31, 7, 2], [3, 12, 2], [3, 40, 41, 6, 2], [3, 2]]

@@ -413,7 +413,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(recipe, tmp_path, monke
 def test_the_gate_refuses_nan():
     import numpy as np
 
-    from teva_torch.parity import compare
+    from teva_data.parity import compare
 
     figure = compare(np.array([[1.0, 0.0], [np.nan, 1.0]]), np.eye(2))
     assert not figure["min_cosine"] >= 0.5

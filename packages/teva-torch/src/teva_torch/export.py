@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from teva_data.artifact import ROLES, Artifact, write_layout
+from teva_data import exporting
+from teva_data.artifact import ROLES, Artifact
+from teva_data.exporting import git_revision
 from teva_data.files import atomic_directory, write_json
+from teva_data.model_card import model_card, pair_card
 from teva_data.pair import ArtifactPair, load_artifact, write_pair
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
@@ -21,7 +21,6 @@ from teva_data.schema import SCHEMA
 
 from . import lora, parity
 from .backbones import weight_options
-from .card import model_card, pair_card
 from .model import Retriever
 from .pair import RetrieverPair
 from .recipe import torch_section
@@ -48,7 +47,7 @@ def export(
         recipe: resolved: pooling, normalisation and prompts are set.
         directory: where; an artifact that is there already is replaced when the new one is whole.
         record: what ``teva.json`` holds beside the recipe, versions and parity figures (data, figures of the run).
-        texts: what the parity gate compares, as :func:`teva_torch.parity.sample_texts` gives.
+        texts: what the parity gate compares, as :func:`teva_data.parity.sample_texts` gives.
 
     Raises:
         ParityError: a runtime gives other vectors; the directory is left as it was.
@@ -109,7 +108,7 @@ def write_artifact(
     texts: dict[str, list[str]],
     threshold: float,
 ) -> Artifact:
-    """Write an artifact, and keep it only if every runtime at hand gives the model's vectors for it.
+    """:func:`teva_data.exporting.write_artifact` of a model of torch.
 
     Args:
         directory: where; an artifact that is there already is replaced when the new one is whole.
@@ -119,48 +118,22 @@ def write_artifact(
         teva: the record for ``teva.json``; the figures of parity are put into it.
         card: Markdown with its YAML header.
         save: writes configuration and weights into a directory.
-        texts: what is compared, as :func:`teva_torch.parity.sample_texts` gives.
+        texts: what is compared, as :func:`teva_data.parity.sample_texts` gives.
         threshold: the smallest cosine that passes.
 
     Raises:
         ParityError: a runtime gives other vectors; the directory is left as it was.
     """
-    with atomic_directory(directory) as temporary:
-        save(temporary)
-        _save_tokenizer(renderer.tokenizer, temporary)
-        write_layout(
-            temporary,
-            pooling=pooling,
-            normalize=model.normalize,
-            dim=model.backbone.config.hidden_size,
-            max_length=renderer.max_length,
-            prompts={"query": renderer.query_prompt, "document": renderer.document_prompt},
-            teva=teva,
-            card=card,
-            lowercase=renderer.lowercase,
-        )
-        teva["parity"] = parity.check(model, renderer, temporary, texts, threshold)
-        write_json(temporary / "teva.json", teva)
-    return Artifact.load(directory)
+    return exporting.write_artifact(
+        directory, renderer, pooling=pooling, normalize=model.normalize, dim=model.backbone.config.hidden_size,
+        teva=teva, card=card, save=save,
+        check=lambda written: parity.check(model, renderer, written, texts, threshold),
+    )  # fmt: skip
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that the vectors depend on."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONS}
-
-
-def git_revision() -> str | None:
-    """Revision of the repository that the run was started in, ``+`` behind it where files differ; None outside one."""
-    if shutil.which("git") is None:
-        return None
-
-    def git(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-
-    head = git("rev-parse", "HEAD")
-    if head.returncode:
-        return None
-    return head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout else "")
+    return exporting.versions(_VERSIONS)
 
 
 def _save_weights(model: Retriever, base: Artifact, recipe: Recipe, directory: Path) -> None:
@@ -181,13 +154,3 @@ def _save_weights(model: Retriever, base: Artifact, recipe: Recipe, directory: P
     backbone.save_pretrained(directory, state_dict=rounded)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     write_json(directory / "config.json", {**config, "dtype": "bfloat16"})
-
-
-def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
-    # Limits set by earlier calls would be stored in tokenizer.json and applied by readers of that file alone.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        # sentence-transformers pads batches and needs a token for it; it is masked, so any does.
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.save_pretrained(directory)

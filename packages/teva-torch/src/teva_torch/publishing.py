@@ -14,17 +14,19 @@ from typing import Any
 
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, TevaError
+from teva_data.exporting import git_revision
 from teva_data.hub import hub_errors
+from teva_data.model_card import plain_card
 from teva_data.pair import ArtifactPair, load_artifact, load_base
+from teva_data.parity import stock_texts
 from teva_data.prompting import training_renderer
 from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
 
 from . import checkpoint, lora, parity
 from .backbones import weight_options
-from .card import plain_card
 from .device import choose_device
-from .export import export, git_revision, versions, write_artifact
+from .export import export, versions, write_artifact
 from .model import Retriever
 from .pair import base_record, for_training
 from .recipe import TorchSection, read_recipe
@@ -60,7 +62,7 @@ def export_model(
             export_model(half.path, threshold=threshold, device=device)
         return artifact
     model, renderer = Retriever.load(artifact, device=choose_device(device)).eval(), Renderer.from_artifact(artifact)
-    texts, limit = parity.stock_texts(renderer), threshold or _default_threshold()
+    texts, limit = stock_texts(renderer), threshold or _default_threshold()
     if output is None:
         if not artifact.teva:
             raise TevaError(f"{source}: not an artifact of teva yet; say where to write one (--output DIR)")
@@ -138,7 +140,7 @@ def merge_adapter(
     return write_artifact(
         output, trained.eval(), renderer, pooling=pooling, teva=teva,
         card=plain_card(output.resolve().name, origin, renderer, base=model_of.name), save=save,
-        texts=parity.stock_texts(renderer), threshold=threshold or _default_threshold(),
+        texts=stock_texts(renderer), threshold=threshold or _default_threshold(),
     )  # fmt: skip
 
 
@@ -213,7 +215,7 @@ def _export_checkpoint(path: Path, output: Path, threshold: float | None, device
         "base": base_record(base),
         "steps": state["step"],
     }
-    return export(model.eval(), base, renderer, recipe, output, record=record, texts=parity.stock_texts(renderer))
+    return export(model.eval(), base, renderer, recipe, output, record=record, texts=stock_texts(renderer))
 
 
 def _record(base: Artifact) -> dict[str, Any]:

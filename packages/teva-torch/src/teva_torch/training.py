@@ -32,6 +32,7 @@ from teva_data.files import atomic_file, fingerprint, lock_directory, recover, r
 from teva_data.logfile import log_to
 from teva_data.metrics import History, Interval, MetricsLog, draw_loss
 from teva_data.pair import ArtifactPair, load_artifact, load_base
+from teva_data.parity import expect_same, sample_texts
 from teva_data.plan import BatchPlan
 from teva_data.progress import Progress
 from teva_data.prompting import training_renderer
@@ -257,7 +258,7 @@ class _Run:
         """
         if not self.strategy.sharded or isinstance(self.model, RetrieverPair) or not isinstance(self.base, Artifact):
             return self.model  # a pair is never cut into parts
-        texts = parity.sample_texts(self.plan, self.renderer)
+        texts = sample_texts(self.plan, self.renderer)
         found = parity.vectors(self.model, self.renderer, texts)
         model = self.model
         with self.processes.together():
@@ -265,7 +266,7 @@ class _Run:
                 model = Retriever.for_training(self.base, self.recipe, torch.device("cpu"))
                 checkpoint.restore_weights(path, model, "retriever.")
                 whole = parity.vectors(model, self.renderer, texts)
-                parity.expect_same("the model in one piece", whole, found, self._rounded)
+                expect_same("the model in one piece", whole, found, self._rounded)
         return model
 
     @property
@@ -314,7 +315,7 @@ class _Run:
                 "loss": loss,
                 **({} if best is None else {"best": best}),
             },
-            texts=parity.sample_texts(self.plan, self.renderer),
+            texts=sample_texts(self.plan, self.renderer),
         )  # fmt: skip
         logger.info("artifact: %s", artifact.path)
 

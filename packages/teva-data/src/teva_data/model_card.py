@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from teva_data.recipe import Recipe
-from teva_data.rendering import Renderer
+from .recipe import Recipe
+from .rendering import Renderer
 
 _OF = {
     "query": "The encoder of queries of a pair (documents have another, which lies beside it)",
