@@ -324,7 +324,7 @@ def test_no_embeddings_here(tmp_path):
 
 def test_an_unknown_dtype(tmp_path):
     with pytest.raises(TevaError, match="int8"):
-        EmbeddingWriter(tmp_path, job=JOB, shards=[3], dim=5, dtype="int8")
+        EmbeddingWriter(tmp_path, job=JOB, shards=[3], dim=5, dtype="int4")
 
 
 def test_two_writers_on_one_directory(tmp_path):

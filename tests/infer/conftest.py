@@ -29,6 +29,10 @@ BAG_ENGINE = textwrap.dedent('''
             if "BAG_LOG" in os.environ:
                 with open(os.environ["BAG_LOG"], "a") as file:
                     file.write(json.dumps([len(ids) for ids in token_ids]) + "\\n")
+            size = len(token_ids) * max(map(len, token_ids))
+            if size > int(os.environ.get("BAG_MEMORY", 10**9)):
+                from teva_data.errors import EngineMemoryError
+                raise EngineMemoryError(f"{size} tokens")
             vectors = np.stack([self.table[np.array(ids) % 4096].mean(axis=0) for ids in token_ids])
             if self.normalize:
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -124,7 +124,7 @@ def test_engines_are_found_by_entry_point(bag):
 def test_an_unknown_engine_names_the_nearest(bag):
     with pytest.raises(TevaError, match=r"unknown engine 'bagg'\. Did you mean 'bag'\?"):
         find_engine("bagg")
-    with pytest.raises(TevaError, match="Known: bag, broken, torch"):
+    with pytest.raises(TevaError, match="Known: bag, broken, http, jax, torch, vllm"):
         find_engine("xyz")
 
 

@@ -183,6 +183,11 @@ class Artifact:
         )
 
     @functools.cached_property
+    def matryoshka(self) -> list[int]:
+        """The dimensions that the model was trained to be cut at, ascending; empty where it does not say."""
+        return sorted(_read_json(self.path / "config.json").get("matryoshka_dimensions") or [])
+
+    @functools.cached_property
     def teva(self) -> dict[str, Any]:
         """``teva.json``: recipe, data, versions and parity figures; empty for a model that teva did not train."""
         record: dict[str, Any] = _read_json(self.path / TEVA_FILE, missing={})

@@ -5,11 +5,15 @@ killed at any moment; `Embeddings` reads it, memory-mapped::
 
     emb/
       manifest.json                    the job, the rows and the checksum of each shard
-      shard-00000-of-00002.arrow       columns id: string, vector: fixed-size list of float32 or float16
+      shard-00000-of-00002.arrow       columns id: string, vector: fixed-size list of float32, float16, int8 or uint8
       shard-00001-of-00002.arrow
 
 The schema metadata of every shard names its job and holds a digest of its contents, so a shard that a killed writer
 had renamed but not yet entered into the manifest is recognised and kept.
+
+Of ``int8`` a column ``scale`` (float32) holds what each row's numbers are multiplied by: the largest of a row is 127.
+Of ``binary`` the bits say which numbers are above 0, eight to a uint8; a row is read as +1 and -1 over sqrt(dim), so
+that it has length 1. Each row is made by itself: no ranges have to be learnt first, and a restart changes nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +38,10 @@ logger = logging.getLogger(__name__)
 
 VERSION = SCHEMA["embeddings"]  # of the manifest and the shards; the reader takes this one
 MANIFEST = "manifest.json"
-DTYPES: Mapping[str, Any] = {"float32": pa.float32(), "float16": pa.float16()}
+DTYPES: Mapping[str, Any] = {
+    "float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8(),
+}  # fmt: skip
+VectorDtype = Literal["float32", "float16", "int8", "binary"]
 
 
 def shard_name(shard: int, shards: int) -> str:
@@ -54,7 +61,7 @@ class EmbeddingWriter:
             fingerprint, prompt, maximum length, the data's fingerprint. Another value of any key is another job.
         shards: the number of rows of each shard.
         dim: numbers in a vector.
-        dtype: "float32" or "float16", as stored.
+        dtype: "float32", "float16", "int8" or "binary", as stored.
         info: further facts for the manifest that do not identify the work, e.g. library versions.
         overwrite: begin anew where the directory holds embeddings already; they are removed.
 
@@ -70,12 +77,14 @@ class EmbeddingWriter:
         job: Mapping[str, Any],
         shards: Sequence[int],
         dim: int,
-        dtype: Literal["float32", "float16"] = "float32",
+        dtype: VectorDtype = "float32",
         info: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise TevaError(f"embeddings cannot be stored as {dtype!r}; known: {', '.join(DTYPES)}")
+        if dtype == "binary" and dim % 8:
+            raise TevaError(f"embeddings of {dim} numbers cannot be stored as 'binary': eight bits make a byte")
         self.directory = Path(directory)
         self._job = {**job, "dim": dim, "dtype": dtype, "shards": [int(rows) for rows in shards]}
         self._job = json.loads(json.dumps(self._job))  # as it will be read back
@@ -101,7 +110,7 @@ class EmbeddingWriter:
         Args:
             shard: its number, from 0.
             ids: the rows' ids.
-            vectors: float32 (or the stored dtype) [rows, dim].
+            vectors: float32 (or the stored dtype, of float16) [rows, dim].
 
         Raises:
             DataError: a wrong shape or dtype; a vector with NaN or infinity, or of zeros alone (its id is named).
@@ -112,7 +121,7 @@ class EmbeddingWriter:
         path = self._path(shard)
         vectors = self._checked(path, self._rows[shard], ids, vectors)
         with atomic_file(path) as file:
-            _write_shard(file, ids, vectors, DTYPES[self._dtype], self.fingerprint)
+            _write_shard(file, ids, *_stored(vectors, self._dtype), DTYPES[self._dtype], self.fingerprint)
         self._done[shard] = self._entry(path, self._rows[shard])
         self._write_manifest()
 
@@ -200,19 +209,19 @@ class EmbeddingWriter:
         )
 
     def _checked(self, path: Path, rows: int, ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-        """The vectors in the stored dtype."""
+        """The vectors, of a stored float16 in it; refused where one cannot be stored."""
         if vectors.shape != (rows, self._dim) or len(ids) != rows:
             raise DataError(
                 "wrong shape", file=path, field="vector",
                 found=f"{len(ids)} ids, vectors {list(vectors.shape)}",
                 expected=f"{rows} ids, vectors [{rows}, {self._dim}]",
             )  # fmt: skip
-        if vectors.dtype not in (np.dtype(np.float32), np.dtype(self._dtype)):
-            raise DataError(
-                "wrong dtype", file=path, field="vector", found=str(vectors.dtype), expected=f"float32 or {self._dtype}"
-            )
+        kept = self._dtype if self._dtype == "float16" else "float32"
+        if vectors.dtype not in (np.dtype(np.float32), np.dtype(kept)):
+            expected = "float32" if kept == "float32" else f"float32 or {kept}"
+            raise DataError("wrong dtype", file=path, field="vector", found=str(vectors.dtype), expected=expected)
         with np.errstate(over="ignore"):  # the check below names the row that does not fit
-            stored = np.ascontiguousarray(vectors, dtype=self._dtype)
+            stored = np.ascontiguousarray(vectors, dtype=kept)
         for bad, what, hint in (
             (~np.isfinite(stored).all(axis=1), "holds NaN or infinity", "Encode in float32 or bfloat16"),
             (~stored.any(axis=1), "is zero throughout, so it has no direction", "Look at this text and at the model"),
@@ -235,7 +244,7 @@ class Embeddings:
         directory: where it lies.
         manifest: the contents of ``manifest.json``.
         dim: numbers in a vector.
-        dtype: "float32" or "float16", as stored.
+        dtype: "float32", "float16", "int8" or "binary", as stored.
         normalized: whether the model says that its vectors have length 1.
         role: "query" or "document".
     """
@@ -277,15 +286,19 @@ class Embeddings:
         return int(self._starts[-1])
 
     def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield each shard's ids and its vectors, [rows, dim] in the stored dtype: a read-only view of the file."""
+        """Yield each shard's ids and its vectors, [rows, dim].
+
+        Vectors are float32 or float16 as stored, a read-only view of the file; those of int8 and binary embeddings are
+        made float32 a shard at a time.
+        """
         for shard in range(len(self._starts) - 1):
             batch = self._batch(shard)
-            yield batch.column("id").to_pylist(), _view(batch, self.dim)
+            yield batch.column("id").to_pylist(), self._vectors(batch)
 
     def vectors(self) -> Iterator[np.ndarray]:
         """Yield each shard's vectors as `shards` does, without reading the ids."""
         for shard in range(len(self._starts) - 1):
-            yield _view(self._batch(shard), self.dim)
+            yield self._vectors(self._batch(shard))
 
     def ids(self) -> list[str]:
         """All ids, in row order."""
@@ -316,31 +329,61 @@ class Embeddings:
             whole[start : start + len(vectors)] = vectors
         return whole
 
+    def _vectors(self, batch: Any) -> np.ndarray:
+        numbers, scale = _raw(batch, self.dim)
+        if scale is not None:
+            scaled: np.ndarray = numbers * scale[:, None]
+            return scaled
+        if numbers.dtype == np.uint8:
+            signs = np.unpackbits(numbers, axis=1).astype(np.float32)
+            return (2 * signs - 1) / np.float32(np.sqrt(self.dim))
+        return numbers
+
     def _batch(self, shard: int) -> Any:
         path = self.directory / shard_name(shard, len(self._starts) - 1)
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
-def _write_shard(file: IO[bytes], ids: Sequence[str], vectors: np.ndarray, dtype: Any, job: str) -> None:
-    names = pa.array(ids, pa.string())
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    schema = pa.schema(
-        [pa.field("id", pa.string(), False), pa.field("vector", pa.list_(dtype, vectors.shape[1]), False)],
-        metadata={"teva.schema": VERSION, "teva.job": job, "teva.digest": _digest(ids, vectors)},
-    )
+def _stored(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Vectors as they are stored, and of int8 each row's scale."""
+    if dtype == "int8":
+        scale = np.abs(vectors).max(axis=1) / np.float32(127)
+        # A row of the smallest numbers there are has a scale of 0, and is 0.
+        whole = np.divide(vectors, scale[:, None], out=np.zeros_like(vectors), where=scale[:, None] > 0)
+        return np.rint(whole).astype(np.int8), scale
+    if dtype == "binary":
+        return np.packbits(vectors > 0, axis=1), None
+    return vectors, None
+
+
+def _write_shard(
+    file: IO[bytes], ids: Sequence[str], vectors: np.ndarray, scale: np.ndarray | None, dtype: Any, job: str
+) -> None:
+    width = vectors.shape[1]
+    columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)]
+    fields = [pa.field("id", pa.string(), False), pa.field("vector", pa.list_(dtype, width), False)]
+    if scale is not None:
+        columns.append(pa.array(scale))
+        fields.append(pa.field("scale", pa.float32(), False))
+    digest = _digest(ids, vectors, scale)
+    schema = pa.schema(fields, metadata={"teva.schema": VERSION, "teva.job": job, "teva.digest": digest})
     with pa.ipc.new_file(file, schema) as writer:
-        writer.write_batch(pa.record_batch([names, column], schema=schema))
+        writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def _digest(ids: Sequence[str], vectors: np.ndarray) -> str:
+def _digest(ids: Sequence[str], vectors: np.ndarray, scale: np.ndarray | None = None) -> str:
     digest = xxhash.xxh3_128(json.dumps(list(ids)).encode())
-    digest.update(np.ascontiguousarray(vectors).view(np.uint8).data)
+    for numbers in (vectors,) if scale is None else (vectors, scale):
+        digest.update(np.ascontiguousarray(numbers).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def _view(batch: Any, dim: int) -> np.ndarray:
+def _raw(batch: Any, dim: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The numbers as stored [rows, dim] (of binary [rows, dim / 8]), and of int8 the scales: views of the file."""
     numbers: np.ndarray = batch.column("vector").flatten().to_numpy(zero_copy_only=True)
-    return numbers.reshape(-1, dim)
+    width = dim // 8 if numbers.dtype == np.uint8 else dim
+    scale = batch.column("scale").to_numpy(zero_copy_only=True) if "scale" in batch.schema.names else None
+    return numbers.reshape(-1, width), scale
 
 
 def _metadata(path: Path) -> dict[str, str] | None:
@@ -361,7 +404,7 @@ def _whole(path: Path, job: str, rows: int, dim: int) -> bool:
         with pa.memory_map(str(path)) as file:
             batch = pa.ipc.open_file(file).get_batch(0)
             ids = batch.column("id").to_pylist()
-            return len(ids) == rows and metadata.get("digest") == _digest(ids, _view(batch, dim))
+            return len(ids) == rows and metadata.get("digest") == _digest(ids, *_raw(batch, dim))
     except (pa.ArrowException, OSError, ValueError):  # ValueError: ids that are no longer UTF-8
         return False
 

@@ -75,6 +75,10 @@ class ArtifactError(TevaError):
     """A model directory that cannot be read, or whose layout teva cannot reproduce exactly."""
 
 
+class EngineMemoryError(TevaError, MemoryError):
+    """A batch does not fit into the memory of the device that was to encode it; a smaller one may."""
+
+
 class MissingExtraError(TevaError, ImportError):
     """An optional dependency is not installed; the message holds the line that installs it.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetch(make: Callable[[int], T], start: int, stop: int, *, ahead: int = 2, workers: int = 1) -> Iterator[T]:
+def prefetch(
+    make: Callable[[int], T], start: int, stop: int, *, ahead: int = 2, workers: int = 1
+) -> Generator[T, None, None]:
     """``make(start)``, ``make(start + 1)``, ... ``make(stop - 1)``, made by threads while the taker works.
 
     At most ``ahead`` items beside the one in the taker's hands are running or waiting: a slow taker stops the threads,
@@ -38,7 +40,7 @@ def prefetch(make: Callable[[int], T], start: int, stop: int, *, ahead: int = 2,
     return _items(make, start, stop, ahead, workers)
 
 
-def _items(make: Callable[[int], T], start: int, stop: int, ahead: int, workers: int) -> Iterator[T]:
+def _items(make: Callable[[int], T], start: int, stop: int, ahead: int, workers: int) -> Generator[T, None, None]:
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(min(workers, ahead), thread_name_prefix="teva-prefetch")
     try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from teva_data.commandline import run
+from teva_data.errors import TevaError
 
 
 def encode(
@@ -19,7 +22,8 @@ def encode(
     engine: str = "torch",
     device: str = "auto",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    vector_dtype: Literal["float32", "float16"] = "float32",
+    vector_dtype: Literal["float32", "float16", "int8", "binary"] = "float32",
+    dim: int | None = None,
     shard_size: int = 8192,
     batch_tokens: int = 16384,
     batch_rows: int = 1024,
@@ -29,6 +33,7 @@ def encode(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
+    engine_option: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> None:
     """Encode a dataset's corpus, or the queries of a split, into shards. A killed run goes on when started again.
@@ -38,10 +43,11 @@ def encode(
         dataset: the dataset's directory.
         output: the directory for the shards.
         split: the split whose queries are encoded; without it, the corpus.
-        engine: the engine that encodes.
-        device: auto, cpu, cuda, cuda:1, mps.
+        engine: the engine that encodes: torch, jax, vllm, http.
+        device: auto, cpu, cuda, cuda:1, mps; several with commas between them, or all (GPUs).
         dtype: what the model computes in.
         vector_dtype: how vectors are stored.
+        dim: numbers kept of each vector (Matryoshka); vectors are normalised again.
         shard_size: rows of a shard; what a kill can cost.
         batch_tokens: tokens of a batch, counted as rows times the longest row.
         batch_rows: rows of a batch at most.
@@ -51,6 +57,7 @@ def encode(
         revision: commit, tag or branch on the hub.
         token: the hub's access token; HF_TOKEN and the one that is logged in are found without it.
         offline: use only what the hub's cache holds.
+        engine_option: the engine's own, such as url=http://localhost:8000 (http) or python=/venv/bin/python (vllm).
         overwrite: remove other embeddings that lie in the output directory.
     """
     from .encoding import encode as run_encode
@@ -59,9 +66,20 @@ def encode(
         model, dataset, output, split=split, engine=engine, device=device, dtype=dtype, vector_dtype=vector_dtype,
         shard_size=shard_size, batch_tokens=batch_tokens, batch_rows=batch_rows, query_prompt=query_prompt,
         document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
-        overwrite=overwrite,
+        dim=dim, engine_options=options_of(engine_option), overwrite=overwrite,
     )  # fmt: skip
     print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
+
+
+def options_of(words: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words as a mapping; values are read as YAML, so that 8 is a number and true a truth."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise TevaError(f"--engine-option: found {word!r}; expected key=value")
+        found[key] = yaml.safe_load(value)
+    return found
 
 
 def search(

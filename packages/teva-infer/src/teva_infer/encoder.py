@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from teva_data.artifact import ROLES, Artifact
 from teva_data.batching import token_batches
-from teva_data.errors import DataError, TevaError
+from teva_data.errors import DataError, EngineMemoryError, TevaError
 from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.rendering import Renderer
 
-from .engines import Engine, find_engine
+from .engines import Engine, load_engine
+
+logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = 16384
 """Tokens of one batch by default, counted as rows times the longest row."""
@@ -32,13 +35,28 @@ class Encoder:
         engine: what turns tokens into vectors.
         engine_name: the engine's entry point.
         dtype: what the engine computes in.
+        dim: numbers kept of each vector, the first ones; vectors that had length 1 have it again.
     """
 
     def __init__(
-        self, artifact: Artifact, renderer: Renderer, engine: Engine, engine_name: str, dtype: str = "float32"
+        self,
+        artifact: Artifact,
+        renderer: Renderer,
+        engine: Engine,
+        engine_name: str,
+        dtype: str = "float32",
+        dim: int | None = None,
     ) -> None:
+        if dim is not None and not 0 < dim <= artifact.dim:
+            raise TevaError(f"dim: found {dim}; expected 1 to {artifact.dim}, the numbers in a vector of this model")
+        trained = artifact.matryoshka
+        if dim not in (None, artifact.dim) and trained and dim not in trained:
+            logger.warning("dim %d: this model was trained to be cut at %s", dim, ", ".join(map(str, trained)))
         self.artifact, self.renderer, self.engine = artifact, renderer, engine
         self.engine_name, self.dtype = engine_name, dtype
+        self.dim = dim or artifact.dim
+        # What a batch was once too large for is not tried again.
+        self._most_tokens: float = float("inf")
 
     @classmethod
     def load(
@@ -55,6 +73,8 @@ class Encoder:
         document_prompt: str | None = None,
         max_length: int | None = None,
         role: str | None = None,
+        dim: int | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Encoder:
         """Load a model.
 
@@ -70,19 +90,23 @@ class Encoder:
             document_prompt: put before every document instead of the model's own; "" for none.
             max_length: tokens, special ones included, instead of the model's own limit.
             role: of a pair of encoders, load the one for "query" or "document" alone; both where not given.
+            dim: numbers kept of each vector, the first ones; vectors that had length 1 have it again.
+            engine_options: the engine's own, e.g. ``{"url": "http://localhost:8000"}`` of the engine "http".
 
         Raises:
             ArtifactError: a directory that is not a model, or one whose layout cannot be reproduced.
             MissingExtraError: the engine's package is not installed.
+            TevaError: an option that the engine does not have, or a dimension that the model does not have.
         """
-        found = find_engine(engine)
+        options = engine_options or {}
         model = load_artifact(name_or_path, revision=revision, token=token, offline=offline)
 
         def load(artifact: Artifact) -> Encoder:
             renderer = Renderer.from_artifact(
                 artifact, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length
             )
-            return Encoder(artifact, renderer, found.load(artifact, device=device, dtype=dtype), engine, dtype)
+            loaded = load_engine(engine, artifact, device=device, dtype=dtype, options=options)
+            return Encoder(artifact, renderer, loaded, engine, dtype, dim)
 
         if isinstance(model, ArtifactPair):
             return load(model.of(role)) if role else EncoderPair(*(load(model.of(each)) for each in ROLES))
@@ -91,11 +115,6 @@ class Encoder:
     def of(self, role: str) -> Encoder:
         """What encodes a role: this encoder; a pair has one for each."""
         return self
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        return self.artifact.dim
 
     def encode_queries(
         self, texts: Sequence[str], *, prompt: str | None = None, batch_tokens: int = BATCH_TOKENS
@@ -139,7 +158,8 @@ class Encoder:
     ) -> np.ndarray:
         """Encode texts that stand as the model is to see them, prompt included: float32 [len(rendered), dim]."""
         _refuse_str(rendered)
-        return self.encode_tokens(self.renderer.tokenize(rendered), batch_tokens=batch_tokens, batch_rows=batch_rows)
+        token_ids = self.renderer.tokenize(rendered)
+        return self.encode_rows(token_ids, rendered, batch_tokens=batch_tokens, batch_rows=batch_rows)
 
     def encode_tokens(
         self,
@@ -149,10 +169,23 @@ class Encoder:
         batch_rows: int = BATCH_ROWS,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """Encode token ids, in batches of similar length.
+        """Encode token ids; arguments, result and errors are those of :meth:`encode_rows`."""
+        return self.encode_rows(token_ids, batch_tokens=batch_tokens, batch_rows=batch_rows, on_batch=on_batch)
+
+    def encode_rows(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        texts: Sequence[str] | None = None,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        batch_rows: int = BATCH_ROWS,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Encode rows in batches of similar length. A batch that does not fit in memory is tried in smaller ones.
 
         Args:
             token_ids: N rows, special tokens included.
+            texts: the rendered texts that they come from; needed by an engine that tokenises by itself.
             batch_tokens: tokens of a batch, counted as rows times the longest row.
             batch_rows: rows of a batch at most.
             on_batch: called after each batch with its rows and its tokens (padding not counted).
@@ -162,7 +195,8 @@ class Encoder:
 
         Raises:
             DataError: a row without a token.
-            TevaError: the engine gave another shape or dtype.
+            TevaError: the engine gave another shape or dtype, or needs texts and there are none.
+            EngineMemoryError: one row alone does not fit.
         """
         if batch_tokens < 1 or batch_rows < 1:
             raise TevaError(f"batch_tokens and batch_rows start at 1; found {batch_tokens} and {batch_rows}")
@@ -173,21 +207,74 @@ class Encoder:
                 expected="at least one",
                 hint="Give it some words, or leave it out",
             )
+        inputs: Sequence[Any] | None = texts if getattr(self.engine, "inputs", "tokens") == "texts" else token_ids
+        if inputs is None:
+            raise TevaError(f"the engine {self.engine_name!r} reads texts, not token ids. Use encode_texts")
         vectors = np.empty((len(lengths), self.dim), dtype=np.float32)
-        for rows in token_batches(lengths, batch_tokens, batch_rows):
-            vectors[rows] = self._forward([token_ids[row] for row in rows])
-            if on_batch is not None:
-                on_batch(len(rows), int(lengths[rows].sum()))
+        rows = np.arange(len(lengths))
+        while len(rows):
+            batches = self._batches(lengths, rows, batch_tokens, batch_rows)
+            done = 0
+            try:
+                for found in self._forward([inputs[row] for row in batch] for batch in batches):
+                    vectors[batches[done]] = self._cut(self._checked(found, len(batches[done])))
+                    if on_batch is not None:
+                        on_batch(len(batches[done]), int(lengths[batches[done]].sum()))
+                    done += 1
+            except EngineMemoryError as error:
+                self._halve(lengths[batches[done]], error)
+            rows = np.concatenate([np.empty(0, np.int64), *batches[done:]])
         return vectors
 
-    def _forward(self, token_ids: list[Sequence[int]]) -> np.ndarray:
-        found = self.engine.encode(token_ids)
-        if found.shape != (len(token_ids), self.dim) or found.dtype != np.float32:
+    def close(self) -> None:
+        """Let go of what the engine holds: its processes, its threads."""
+        if hasattr(self.engine, "close"):
+            self.engine.close()
+
+    def _batches(self, lengths: np.ndarray, rows: np.ndarray, batch_tokens: int, batch_rows: int) -> list[np.ndarray]:
+        """Positions of each batch, which together are ``rows``."""
+        limit = self._most_tokens
+        if getattr(self.engine, "schedules", False) and limit == float("inf"):
+            # The longest first here too: then the last ones that the engine works on are short.
+            return [rows[part] for part in token_batches(lengths[rows], 2**62, batch_rows)]
+        return [rows[part] for part in token_batches(lengths[rows], int(min(batch_tokens, limit)), batch_rows)]
+
+    def _forward(self, batches: Iterable[list[Any]]) -> Iterator[np.ndarray]:
+        if hasattr(self.engine, "stream"):
+            yield from self.engine.stream(batches)
+        else:
+            for batch in batches:
+                yield self.engine.encode(batch)
+
+    def _checked(self, found: np.ndarray, rows: int) -> np.ndarray:
+        if found.shape != (rows, self.artifact.dim) or found.dtype != np.float32:
             raise TevaError(
                 f"the engine {self.engine_name!r} returned {found.dtype} {list(found.shape)}; "
-                f"expected float32 [{len(token_ids)}, {self.dim}]"
+                f"expected float32 [{rows}, {self.artifact.dim}]"
             )
         return found
+
+    def _cut(self, vectors: np.ndarray) -> np.ndarray:
+        """The first ``dim`` numbers; a cut vector is no longer of length 1, so it is made so again."""
+        if self.dim == self.artifact.dim:
+            return vectors
+        cut = vectors[:, : self.dim]
+        if self.artifact.normalize:
+            norms = np.linalg.norm(cut, axis=1, keepdims=True)
+            # One that is zero here is named by whoever stores it.
+            cut = np.divide(cut, norms, out=np.zeros_like(cut), where=norms != 0)
+        return cut
+
+    def _halve(self, lengths: np.ndarray, error: EngineMemoryError) -> None:
+        """Make later batches half as large as the one that did not fit."""
+        size = len(lengths) * int(lengths.max())
+        if len(lengths) == 1:
+            raise EngineMemoryError(
+                f"{error}. One text of {size} tokens does not fit by itself: lower max_length (--max-length)"
+            ) from error
+        self._most_tokens = size // 2
+        logger.warning("out of memory with %d texts of up to %d tokens; from now on batches have at most %d tokens",
+                       len(lengths), int(lengths.max()), self._most_tokens)  # fmt: skip
 
     def _document(self, item: Any) -> str:
         if isinstance(item, str):
@@ -208,7 +295,7 @@ class EncoderPair(Encoder):
     """
 
     def __init__(self, query: Encoder, document: Encoder) -> None:
-        super().__init__(query.artifact, query.renderer, query.engine, query.engine_name, query.dtype)
+        super().__init__(query.artifact, query.renderer, query.engine, query.engine_name, query.dtype, query.dim)
         self.query, self.document = query, document
 
     def of(self, role: str) -> Encoder:
@@ -225,14 +312,7 @@ class EncoderPair(Encoder):
         """As :meth:`Encoder.encode_documents`, by the documents' encoder."""
         return self.document.encode_documents(documents, batch_tokens=batch_tokens)
 
-    def encode_tokens(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        *,
-        batch_tokens: int = BATCH_TOKENS,
-        batch_rows: int = BATCH_ROWS,
-        on_batch: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
+    def encode_rows(self, *_: object, **__: object) -> np.ndarray:
         """Refused: tokens do not say whose they are.
 
         Raises:
@@ -242,6 +322,11 @@ class EncoderPair(Encoder):
             "this model has two encoders, and a text does not say whose it is. Use encode_queries, encode_documents, "
             'or one of the two: of("query"), of("document")'
         )
+
+    def close(self) -> None:
+        """Let go of what both engines hold."""
+        self.query.close()
+        self.document.close()
 
 
 def _refuse_str(texts: object) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import importlib.metadata
 import inspect
 import itertools
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from teva_data.dataset import Dataset
-from teva_data.embeddings import Embeddings, EmbeddingWriter
+from teva_data.embeddings import Embeddings, EmbeddingWriter, VectorDtype
 from teva_data.errors import DataError, TevaError
 from teva_data.logfile import log_to
+from teva_data.prefetch import prefetch
 from teva_data.progress import Progress
 from teva_data.store import CorpusStore, QueryStore
 
@@ -42,7 +44,8 @@ def encode(
     engine: str = "torch",
     device: str = "auto",
     dtype: str = "float32",
-    vector_dtype: Literal["float32", "float16"] = "float32",
+    vector_dtype: VectorDtype = "float32",
+    dim: int | None = None,
     shard_size: int = SHARD_SIZE,
     batch_tokens: int = BATCH_TOKENS,
     batch_rows: int = BATCH_ROWS,
@@ -52,13 +55,18 @@ def encode(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
+    engine_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Embeddings:
     """Encode a dataset's corpus, or the queries of one of its splits, into a directory of shards.
 
-    A shard's bytes depend on nothing but its own rows and the settings. Started again after a kill, only the missing
-    shards are encoded; a directory that holds another job is refused. What happens is also written to ``encode.log``
-    in the directory.
+    Reading, rendering and tokenising of later shards, the forward passes of one, and the writing of the one before go
+    on at the same time; memory holds a few shards whatever the corpus. Where a batch does not fit into the device's
+    memory, it and later ones are made smaller.
+
+    A shard's bytes depend on nothing but its own rows, the settings and the size of batches. Started again after a
+    kill, only the missing shards are encoded; a directory that holds another job is refused. What happens is also
+    written to ``encode.log`` in the directory.
 
     Args:
         model: a directory of teva's or of sentence-transformers', a hub id, or an `Encoder` that is loaded already
@@ -67,9 +75,10 @@ def encode(
         output: the directory for the shards and the manifest.
         split: the split whose queries are encoded; the corpus where not given.
         engine: the entry point of an engine.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps"; several with commas between them, or "all" GPUs.
         dtype: what the engine computes in: "float32", "bfloat16" or "float16".
-        vector_dtype: how vectors are stored: "float32" or "float16".
+        vector_dtype: how vectors are stored: "float32", "float16", "int8" or "binary".
+        dim: numbers kept of each vector, the first ones; vectors that had length 1 have it again.
         shard_size: rows of a shard.
         batch_tokens: tokens of a batch, counted as rows times the longest row.
         batch_rows: rows of a batch at most.
@@ -79,6 +88,7 @@ def encode(
         revision: commit, tag or branch on the hub.
         token: the hub's access token; the one that is logged in where not given.
         offline: use only what the hub's cache holds.
+        engine_options: the engine's own.
         overwrite: remove embeddings of another job that lie in the directory.
 
     Returns:
@@ -98,6 +108,7 @@ def encode(
     encoder = _loaded(
         model, role, engine=engine, device=device, dtype=dtype, query_prompt=query_prompt,
         document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
+        dim=dim, engine_options=engine_options,
     ).of(role)  # fmt: skip
     if unread := {kind: count for kind, count in store.kinds.items() if count and kind != "text"}:
         logger.warning("encode: this model reads text; rows whose other pieces it does not see: %s", unread)
@@ -110,13 +121,18 @@ def encode(
         "batch_tokens": batch_tokens, "batch_rows": batch_rows, "versions": _versions(),
     }  # fmt: skip
     shards = [min(shard_size, len(source) - start) for start in range(0, len(source), shard_size)]
-    with (
-        log_to(Path(output) / "encode.log", "teva_infer", "teva_data"),
-        EmbeddingWriter(
-            output, job=source.job(), shards=shards, dim=encoder.dim, dtype=vector_dtype, info=info, overwrite=overwrite
-        ) as writer,
-    ):
-        _encode_shards(encoder, source, writer, shards, batch_tokens=batch_tokens, batch_rows=batch_rows)
+    try:
+        with (
+            log_to(Path(output) / "encode.log", "teva_infer", "teva_data"),
+            EmbeddingWriter(
+                output, job=source.job(), shards=shards, dim=encoder.dim, dtype=vector_dtype, info=info,
+                overwrite=overwrite,
+            ) as writer,
+        ):  # fmt: skip
+            _encode_shards(encoder, source, writer, shards, batch_tokens=batch_tokens, batch_rows=batch_rows)
+    finally:
+        if not isinstance(model, Encoder):
+            encoder.close()
     return Embeddings.open(output, verify=False)
 
 
@@ -145,8 +161,8 @@ class _Source:
             "compute_dtype": self._encoder.dtype,
         }
 
-    def tokens(self, start: int, stop: int) -> tuple[list[str], list[list[int]]]:
-        """The ids and token ids of rows ``start`` to ``stop``."""
+    def rows(self, start: int, stop: int) -> tuple[list[str], list[str], list[list[int]]]:
+        """The ids, rendered texts and token ids of rows ``start`` to ``stop``."""
         renderer = self._encoder.renderer
         if isinstance(self._store, CorpusStore):
             documents = self._store.documents(start, stop)
@@ -166,7 +182,7 @@ class _Source:
                     f"the {self.role} {ids[row]!r} has no tokens", file=file, line=line, found=texts[row],
                     expected="at least one token", hint="Give it some words, or leave it out",
                 )  # fmt: skip
-        return ids, token_ids
+        return ids, texts, token_ids
 
     def _refuse_without_text(self, start: int, texts: Sequence[str]) -> None:
         """A row may hold a picture, a clip or a recording alone: this model would see an empty text."""
@@ -191,33 +207,34 @@ def _encode_shards(
         f"{len(source):,}", unit, len(missing), len(shards), encoder.artifact.name, source.job()["prompt"],
         encoder.renderer.max_length,
     )  # fmt: skip
-    tokens, begin = 0, time.monotonic()
+    tokens, begin, lock = 0, time.monotonic(), threading.Lock()
     with Progress(len(source), "encode", unit, done=done) as progress:
 
         def count(rows: int, seen: int) -> None:
             nonlocal tokens
-            tokens += seen
-            progress.add(rows, f"{tokens / (time.monotonic() - begin):,.0f} tokens/s")
+            with lock:
+                tokens += seen
+                progress.add(rows, f"{tokens / (time.monotonic() - begin):,.0f} tokens/s")
 
-        for shard, ids, token_ids in _ahead(source, [(shard, starts[shard], starts[shard + 1]) for shard in missing]):
-            vectors = encoder.encode_tokens(token_ids, **batch, on_batch=count)
-            writer.write(shard, ids, vectors)
+        def read(number: int) -> tuple[int, tuple[list[str], list[str], list[list[int]]]]:
+            shard = missing[number]
+            return shard, source.rows(starts[shard], starts[shard + 1])
+
+        ready = prefetch(read, 0, len(missing), ahead=AHEAD)
+
+        def vectors(_: int) -> tuple[int, list[str], np.ndarray]:
+            with lock_reading:
+                shard, (ids, texts, token_ids) = next(ready)
+            return shard, ids, encoder.encode_rows(token_ids, texts, **batch, on_batch=count)
+
+        lock_reading = threading.Lock()
+        at_once = getattr(encoder.engine, "parallel", 1)
+        # While this thread writes a shard, another is already at the next.
+        encoded = prefetch(vectors, 0, len(missing), ahead=at_once, workers=at_once)
+        with contextlib.closing(ready), contextlib.closing(encoded):
+            for shard, ids, found in encoded:
+                writer.write(shard, ids, found)
     logger.info("encode: %s tokens, %s tokens/s", f"{tokens:,}", f"{tokens / (time.monotonic() - begin):,.0f}")
-
-
-def _ahead(source: _Source, spans: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, list[str], list[list[int]]]]:
-    """Yield each shard's number, ids and token ids, made by one thread that is at most ``AHEAD`` shards in front."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="teva-tokenize")
-    waiting: collections.deque[Any] = collections.deque()
-    try:
-        for number in range(len(spans)):
-            for shard, start, stop in spans[number + len(waiting) : number + AHEAD]:
-                waiting.append((shard, pool.submit(source.tokens, start, stop)))
-            shard, future = waiting.popleft()
-            ids, token_ids = future.result()
-            yield shard, ids, token_ids
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _loaded(model: str | Path | Encoder, role: str, **options: Any) -> Encoder:

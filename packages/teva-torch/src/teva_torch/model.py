@@ -223,9 +223,15 @@ class Retriever(nn.Module):
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask, both int64 [B, T], padded on the right, on the model's device."""
         longest = max(len(ids) for ids in token_ids)
-        ids = torch.full((len(token_ids), longest), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(token_ids), longest), dtype=torch.int64)
+        ids = np.full((len(token_ids), longest), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(token_ids), longest), dtype=np.int64)
         for row, tokens in enumerate(token_ids):
-            ids[row, : len(tokens)] = torch.as_tensor(tokens)
+            ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
-        return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+        return self._there(ids), self._there(mask)
+
+    def _there(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Numbers on the model's device; from pinned memory a GPU takes them while it works on something else."""
+        tensor = torch.from_numpy(numbers)
+        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return tensor.to(self.device, non_blocking=True)
