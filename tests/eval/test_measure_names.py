@@ -58,7 +58,10 @@ def test_names(name, ours, trec):
         ("nDCG@ten", "unknown"),
         ("nDCG@-1", "unknown"),
         ("nDCG@10.5", "unknown"),
-        ("nDCG(cutoff=10)", "unknown"),
+        ("nDCG(cutoff=10)", "takes no parameter"),
+        ("nDCG(rel=2)@10", "takes no parameter"),
+        ("AP(rel=0)", "takes rel=LEVEL alone"),
+        ("AP(rel=two)@10", "takes rel=LEVEL alone"),
         ("nDCG@0", "1 or more"),
         ("R", "needs a cutoff, e.g. R@10"),
         ("P", "needs a cutoff"),
@@ -86,6 +89,6 @@ def test_several_once_each_in_order():
 def test_trec_evals_other_measures_are_not_taken_for_ours():
     assert trec_printed("ndcg_cut_10") == parse_measure("nDCG@10")
     assert trec_printed("recip_rank") == parse_measure("RR")
-    others = ["ndcg_rel", "Rndcg", "relative_P_10", "set_P", "Rprec_mult_0.20", "gm_map", "infAP", "num_q", "runid",
+    others = ["ndcg_rel", "Rndcg", "relative_P_10", "set_relative_P", "Rprec_mult_0.20", "gm_map", "num_q", "runid",
               "iprec_at_recall_0.00", "11pt_avg", "gm_bpref", "set_map", "P", "RR", "ndcg_1=3,2=9"]  # fmt: skip
     assert [name for name in others if trec_printed(name)] == []

@@ -12,6 +12,7 @@ import pytest
 
 from teva_data.errors import DataError, TevaError
 from teva_eval import Scores, score
+from teva_eval.scoring import TIES
 
 MEASURES = ["nDCG@3", "nDCG", "R@2", "RR", "RR@2", "AP", "AP@2", "P@3", "Success@1", "Rprec"]
 
@@ -241,6 +242,7 @@ def test_json_and_per_query_files(files, tmp_path):
     assert [record[count] for count in ("queries", "missing", "unjudged", "without_relevant")] == [4, 1, 1, 1]
     assert record["settings"] == {
         "qrels": str(files[0]), "run": str(files[1]), "missing": "zero", "relevance_level": 1, "depth": 50,
+        "self_hits": "keep", "ties": TIES,
     }  # fmt: skip
     assert record["versions"]["pytrec-eval-terrier"] == version("pytrec-eval-terrier")
     scores.write_per_query(tmp_path / "scores.tsv")
@@ -249,3 +251,23 @@ def test_json_and_per_query_files(files, tmp_path):
     assert [row["query_id"] for row in rows] == ["q1", "q2", "q3", "q4"]
     for name in ("nDCG@3", "AP"):
         assert {row["query_id"]: float(row[name]) for row in rows} == scores.per_query[name]
+
+
+def test_self_hits_are_dropped_before_the_depth_is_counted():
+    qrels, run = {"q": {"a": 1}}, {"q": {"q": 3.0, "x": 2.0, "a": 1.0}}
+    assert score(qrels, run, ["RR"]).mean == {"RR": 1 / 3}
+    assert score(qrels, run, ["RR"], self_hits="drop").mean == {"RR": 1 / 2}
+    assert score(qrels, run, ["RR"], self_hits="drop", depth=2).mean == {"RR": 1 / 2}
+    assert score(qrels, run, ["RR"], depth=2).mean == {"RR": 0}
+    # A query that found nothing but itself has no results.
+    dropped = score({**qrels, "r": {"a": 1}}, {**run, "r": {"r": 1.0}}, ["RR"], self_hits="drop")
+    assert dropped.missing == ("r",)
+    with pytest.raises(TevaError, match="self_hits='maybe'"):
+        score(qrels, run, self_hits="maybe")
+
+
+def test_a_measure_may_have_a_level_of_its_own():
+    qrels, run = {"q": {"a": 1, "b": 2}}, {"q": {"a": 2.0, "b": 1.0}}
+    means = score(qrels, run, ["RR", "RR(rel=2)", "AP(rel=2)@100", "nDCG@10"]).mean
+    assert list(means) == ["RR", "RR(rel=2)", "AP(rel=2)@100", "nDCG@10"]
+    assert (means["RR"], means["RR(rel=2)"], means["AP(rel=2)@100"]) == (1.0, 0.5, 0.5)

@@ -22,6 +22,7 @@ def score(
     missing: Literal["zero", "drop"] = "zero",
     relevance_level: int = 1,
     depth: int | None = None,
+    self_hits: Literal["keep", "drop"] = "keep",
     json: Path | None = None,
     per_query: Path | None = None,
 ) -> None:
@@ -34,6 +35,7 @@ def score(
         missing: what a judged query without results counts: zero (trec_eval -c), or drop it from the mean.
         relevance_level: lowest grade that is relevant; nDCG takes grades as they are (trec_eval -l).
         depth: look at the best DEPTH documents of each query only (trec_eval -M).
+        self_hits: a hit whose docid is the query's id: keep it, or drop it (as BEIR does).
         json: write means, counts, settings and versions here: an object whose `runs` has one entry a run.
         per_query: write the values of every query here, as TSV; a column `run` stands first where there are several.
     """
@@ -43,7 +45,9 @@ def score(
         raise TevaError("no run files: name at least one after --run")
     scored: dict[Path, Scores] = {}
     for path in run:
-        scored[path] = score_run(qrels, path, measures, missing=missing, relevance_level=relevance_level, depth=depth)
+        scored[path] = score_run(
+            qrels, path, measures, missing=missing, relevance_level=relevance_level, depth=depth, self_hits=self_hits
+        )
     # Printed first: a path that cannot be written must not cost the scores.
     print(next(iter(scored.values())).table() if len(scored) == 1 else _table(scored))
     try:

@@ -9,10 +9,12 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from teva_data.columns import FLOAT32_END
 from teva_data.errors import DataError
 from teva_data.runs import best_first, read_qrels, read_run
 
@@ -23,12 +25,33 @@ QrelsLike = str | os.PathLike[str] | Mapping[str, Mapping[str, int]]
 MAX_GRADE = 10_000
 
 
-def load_run(run: RunLike, depth: int | None = None) -> dict[str, dict[str, float]]:
-    """A run as query_id to docid to score.
+class Found(NamedTuple):
+    """What a run has for one query; N documents in no order.
+
+    Attributes:
+        documents: score by docid, as it was given.
+        docids: the N ids.
+        scores: float32 [N], of the same order.
+    """
+
+    documents: Mapping[str, float]
+    docids: list[str]
+    scores: NDArray[np.float32]
+
+    def only(self, keep: NDArray[np.bool_]) -> Found:
+        """The documents at some places: bool [N]."""
+        docids = [self.docids[place] for place in np.flatnonzero(keep).tolist()]
+        scores = self.scores[keep]
+        return Found(dict(zip(docids, scores.tolist(), strict=True)), docids, scores)
+
+
+def load_run(run: RunLike, depth: int | None = None, *, self_hits: str = "keep") -> dict[str, Found]:
+    """A run by query.
 
     Args:
         run: a run file, or query_id to {docid: score} or to (docid, score) pairs.
         depth: keep the best ``depth`` documents of each query, by trec_eval's order.
+        self_hits: ``drop`` leaves out the document whose id is the query's, before ``depth`` is counted.
 
     Returns:
         the queries for which anything was found; a query without documents is one without results.
@@ -37,10 +60,18 @@ def load_run(run: RunLike, depth: int | None = None) -> dict[str, dict[str, floa
         DataError: what :func:`teva_data.runs.read_run` raises; an id that is no text; a score that is no finite
             float32; a document twice for a query.
     """
-    if isinstance(run, str | os.PathLike):
-        return {query_id: dict(pairs[:depth]) for query_id, pairs in read_run(Path(run)).items()}
-    loaded = {query_id: _ranked(query_id, found)[:depth] for query_id, found in run.items()}
-    return {query_id: dict(pairs) for query_id, pairs in loaded.items() if pairs}
+    given = read_run(Path(run)) if isinstance(run, str | os.PathLike) else run
+    loaded = {}
+    for query_id, documents in given.items():
+        found = _found(query_id, documents)
+        if self_hits == "drop" and query_id in found.documents:
+            found = found.only(np.array([docid != query_id for docid in found.docids], dtype=bool))
+        if depth is not None and depth < len(found.docids):
+            best = {docid for docid, _ in best_first(found.docids, found.scores)[:depth]}
+            found = found.only(np.array([docid in best for docid in found.docids], dtype=bool))
+        if found.docids:
+            loaded[query_id] = found
+    return loaded
 
 
 def load_qrels(qrels: QrelsLike) -> dict[str, dict[str, int]]:
@@ -70,20 +101,53 @@ def load_qrels(qrels: QrelsLike) -> dict[str, dict[str, int]]:
     return loaded
 
 
-def _ranked(query_id: str, found: Mapping[str, float] | Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+def _found(query_id: str, given: Mapping[str, float] | Iterable[tuple[str, float]]) -> Found:
+    """The documents of one query, checked. There are thousands of queries with a thousand documents each."""
     _check_id(query_id, "query_id")
-    pairs = list(found.items() if isinstance(found, Mapping) else found)
-    docids, scores = [docid for docid, _ in pairs], [score for _, score in pairs]
+    pairs = given.items() if isinstance(given, Mapping) else list(given)
+    documents = given if isinstance(given, Mapping) else dict(pairs)
+    docids = list(documents)
     if not _all_ids(docids):
         for docid in docids:
             _check_id(docid, f"docid of query {query_id!r}")
-    if len(set(docids)) != len(docids):
-        twice = next(docid for docid, other in itertools.pairwise(sorted(docids)) if docid == other)
+    if len(docids) != len(pairs):
+        twice = next(docid for docid, other in itertools.pairwise(sorted(d for d, _ in pairs)) if docid == other)
         raise DataError(f"document twice for query {query_id!r}", field="docid", found=twice)
+    values = documents.values()
     try:
-        return best_first(docids, scores)
+        wide = np.fromiter(values, dtype=np.float64, count=len(docids))
     except (TypeError, ValueError):
-        raise DataError("scores that are no numbers", field=f"query {query_id!r}", found=scores) from None
+        raise DataError("scores that are no numbers", field=f"query {query_id!r}", found=list(values)) from None
+    if not (np.abs(wide) < FLOAT32_END).all():  # false for NaN too
+        place = int((~(np.abs(wide) < FLOAT32_END)).argmax())
+        raise DataError("not a score", field=f"score of {docids[place]!r} for query {query_id!r}",
+                        found=float(wide[place]), expected="a finite float32")  # fmt: skip
+    return Found(documents, docids, wide.astype(np.float32))
+
+
+def needed(found: Found, judged: Mapping[str, int], deepest: int | None) -> dict[str, float]:
+    """The documents that decide a query's measures, and no others: trec_eval's time goes into sorting the rest.
+
+    What stands below the last judged document changes no measure that looks at ranks of judged documents, and neither
+    does what stands below the deepest cutoff. Documents with the score of the last one that is needed are all kept, so
+    ties are broken as in the whole run.
+
+    Args:
+        found: the query's documents.
+        judged: the query's judgements.
+        deepest: the deepest cutoff of the measures; None: one of them has none.
+
+    Returns:
+        score by docid; never empty.
+    """
+    inside = [found.documents[docid] for docid in judged if docid in found.documents]
+    lowest = np.float32(min(inside)) if inside else found.scores.max()
+    if deepest is not None and deepest < len(found.docids):
+        place = len(found.docids) - deepest
+        lowest = max(lowest, np.partition(found.scores, place)[place])
+    kept = np.flatnonzero(found.scores >= lowest)
+    docids = found.docids
+    return dict(zip([docids[place] for place in kept.tolist()], found.scores[kept].tolist(), strict=True))
 
 
 def _check_id(name: object, field: str, source: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The names of measures: ir_measures' form (``nDCG@10``) is ours; other toolkits' names are understood.
+"""The names of measures: ir_measures' form (``nDCG@10``, ``AP(rel=2)@100``) is ours; other toolkits' are understood.
 
 To add a measure that trec_eval computes, add it to ``FAMILIES``; its own names in other toolkits are found by rule.
 """
@@ -21,16 +21,20 @@ class Family:
         whole: trec_eval's name without a cutoff; None where a cutoff is needed.
         cut: trec_eval's name before the cutoff (``ndcg_cut`` of ``ndcg_cut_10``); None where there is none.
         also: other toolkits' names of the same measure.
+        graded: the grades are its gains, so no grade is the lowest that counts.
+        counts_all: its value depends on how many documents were retrieved, not on the judged ones' ranks alone.
     """
 
     name: str
     whole: str | None
     cut: str | None
     also: tuple[str, ...] = ()
+    graded: bool = False
+    counts_all: bool = False
 
 
 FAMILIES = (
-    Family("nDCG", "ndcg", "ndcg_cut"),
+    Family("nDCG", "ndcg", "ndcg_cut", graded=True),
     Family("R", None, "recall"),
     Family("RR", "recip_rank", "recip_rank", also=("MRR",)),
     Family("AP", "map", "map_cut"),
@@ -38,6 +42,10 @@ FAMILIES = (
     Family("Success", None, "success", also=("hit_rate",)),
     Family("Rprec", "Rprec", None),
     Family("Bpref", "bpref", None),
+    Family("infAP", "infAP", None),
+    Family("SetP", "set_P", None, counts_all=True),
+    Family("SetR", "set_recall", None),
+    Family("SetF", "set_F", None, counts_all=True),
 )
 
 
@@ -50,16 +58,24 @@ class Measure:
         cutoff: the rank at which the run is cut for it; None: the whole run.
         trec_name: what trec_eval prints for it, ``ndcg_cut_10``. ``RR@k`` has none: trec_eval knows no cutoff there,
             so this is ``recip_rank``, and the value is 0 where the first relevant document stands below rank k.
+        level: the lowest grade that is relevant for it, where its name says so; None: the one of the scoring.
     """
 
     family: str
     cutoff: int | None
     trec_name: str
+    level: int | None = None
 
     @property
     def name(self) -> str:
-        """Our name of it: ``nDCG@10``."""
-        return self.family if self.cutoff is None else f"{self.family}@{self.cutoff}"
+        """Our name of it: ``nDCG@10``, ``AP(rel=2)@100``."""
+        stem = self.family if self.level is None else f"{self.family}(rel={self.level})"
+        return stem if self.cutoff is None else f"{stem}@{self.cutoff}"
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether its value depends on how many documents were retrieved."""
+        return _BY_NAME[self.family.lower()].counts_all
 
 
 def parse_measure(name: str) -> Measure:
@@ -69,27 +85,38 @@ def parse_measure(name: str) -> Measure:
         name: ``nDCG@10``, ``nDCG``, ``R@100``, ``RR@10``, ``RR``, ``AP@100``, ``AP`` (or ``MAP``), ``P@10``,
             ``Success@5``, ``Rprec``, ``Bpref``, in upper or lower case; trec_eval's ``ndcg_cut_10``, ``recall_100``,
             ``recip_rank``, ``map``, ``map_cut_100``, ``P_10``, ``success_5``; MTEB's ``ndcg_at_10``, ``mrr_at_10``.
+            ``AP(rel=2)@100`` takes grades from 2 on as relevant, whatever the scoring's level is.
 
     Raises:
-        TevaError: unknown name (the nearest known one is named), a cutoff that is missing, not allowed, or below 1.
+        TevaError: unknown name (the nearest known one is named); a cutoff that is missing, not allowed, or below 1; a
+            parameter other than ``rel``, or ``rel`` of nDCG, whose gains are the grades.
     """
-    match = re.fullmatch(r"(.+?)(?:(?:@|_at_|_)(\d{1,9}))?", name.strip(), re.IGNORECASE)
-    stem, digits = (match[1], match[2]) if match else (name, None)
+    match = re.fullmatch(r"(.+?)(?:\(([^()]*)\))?(?:(?:@|_at_|_)(\d{1,9}))?", name.strip(), re.IGNORECASE)
+    stem, parameters, digits = (match[1], match[2], match[3]) if match else (name, None, None)
     family = _BY_NAME.get(stem.lower())
     if family is None:
         raise TevaError(f"unknown measure {name!r}. {nearest(name, _examples(digits))}")
+    level = None if parameters is None else _level(name, family, parameters)
     cutoff = None if digits is None else int(digits)
     if cutoff is None:
         # `ndcg_cut` alone would be a measure at many cutoffs.
         if family.whole is None or (stem.lower() == family.cut and family.cut != family.whole):
             raise TevaError(f"measure {name!r} needs a cutoff, e.g. {family.name}@10")
-        return Measure(family.name, None, family.whole)
+        return Measure(family.name, None, family.whole, level)
     if family.cut is None:
         raise TevaError(f"measure {name!r}: {family.name} takes no cutoff")
     if cutoff < 1:
         raise TevaError(f"measure {name!r}: a cutoff is 1 or more")
     trec_name = family.cut if family.name == "RR" else f"{family.cut}_{cutoff}"
-    return Measure(family.name, cutoff, trec_name)
+    return Measure(family.name, cutoff, trec_name, level)
+
+
+def _level(name: str, family: Family, parameters: str) -> int:
+    match = re.fullmatch(r"\s*rel\s*=\s*([1-9]\d{0,3})\s*", parameters)
+    if match is None or family.graded:
+        known = "takes no parameter" if family.graded else "takes rel=LEVEL alone, e.g. rel=2"
+        raise TevaError(f"measure {name!r}: {family.name} {known}")
+    return int(match[1])
 
 
 def parse_measures(names: Iterable[str] | str) -> tuple[Measure, ...]:

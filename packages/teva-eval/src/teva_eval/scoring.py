@@ -7,6 +7,9 @@ Three kinds of query need a rule, and each is counted:
 * in the run, but not judged (``unjudged``): never counts; trec_eval skips it.
 * judged, without any relevant document (``without_relevant``): trec_eval counts it, and every measure is 0 (nDCG may
   be above 0 where ``relevance_level`` is above 1: its gains are the grades, whatever the level).
+
+Two more rules are part of every record: ties (``TIES``, trec_eval's own), and hits of a document whose id is the
+query's (``self_hits``): kept, as trec_eval does, or dropped, as BEIR does.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +26,7 @@ from typing import Any, Literal, get_args
 from teva_data.errors import TevaError, shorten
 from teva_data.files import atomic_file, write_json
 
-from .inputs import QrelsLike, RunLike, load_qrels, load_run
+from .inputs import Found, QrelsLike, RunLike, load_qrels, load_run, needed
 from .measures import Measure, parse_measures
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 SCHEMA = "1"
 DEFAULT_MEASURES = ("nDCG@10", "R@100", "RR@10", "AP@100")
 Missing = Literal["zero", "drop"]
+SelfHits = Literal["keep", "drop"]
+TIES = "score as float32, descending; equal scores by docid, descending (trec_eval)"
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def score(
     missing: Missing = "zero",
     relevance_level: int = 1,
     depth: int | None = None,
+    self_hits: SelfHits = "keep",
 ) -> Scores:
     """Score a run against judgements.
 
@@ -118,6 +124,8 @@ def score(
             (``drop``: the mean is over the queries that both sides have).
         relevance_level: the lowest grade that is relevant (``trec_eval -l``); nDCG takes the grades as they are.
         depth: look at the best ``depth`` documents of each query only (``trec_eval -M``).
+        self_hits: what a hit whose docid is the query's id is: a hit (``keep``), or left out before anything else
+            (``drop``), for collections whose queries are documents.
 
     Returns:
         means, values per query, and counts.
@@ -127,8 +135,8 @@ def score(
         TevaError: unknown measure, bad setting, or qrels and run that have no query in common.
     """
     wanted = parse_measures(measures)
-    _check_settings(missing, relevance_level, depth)
-    judged, found = load_qrels(qrels), load_run(run, depth)
+    _check_settings(missing, relevance_level, depth, self_hits)
+    judged, found = load_qrels(qrels), load_run(run, depth, self_hits=self_hits)
     if not judged.keys() & found.keys():
         raise _disjoint(judged, found)
     absent = tuple(query_id for query_id in judged if query_id not in found)
@@ -146,7 +154,7 @@ def score(
         without_relevant=without,
         settings={
             "qrels": _path_of(qrels), "run": _path_of(run), "missing": missing, "relevance_level": relevance_level,
-            "depth": depth,
+            "depth": depth, "self_hits": self_hits, "ties": TIES,
         },
     )  # fmt: skip
     _warn(judged, found, scores)
@@ -154,20 +162,31 @@ def score(
 
 
 def _evaluate(
-    qrels: Mapping[str, Mapping[str, int]],
-    run: Mapping[str, Mapping[str, float]],
-    measures: Iterable[Measure],
-    level: int,
+    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Found], measures: Sequence[Measure], level: int
 ) -> dict[str, dict[Measure, float]]:
     """Values of the queries that both sides have, by trec_eval's code. Every call of pytrec_eval goes through here."""
     import pytrec_eval
 
     # A query of which no document is judged (negative: pooled only) makes trec_eval read outside its arrays.
     both = {q: judged for q, judged in qrels.items() if q in run and max(judged.values()) >= 0}
-    names = {measure.trec_name for measure in measures}
-    evaluator = pytrec_eval.RelevanceEvaluator(both, names, relevance_level=level)
-    printed = evaluator.evaluate({query_id: run[query_id] for query_id in both}) if both else {}
-    return {q: {measure: _value(measure, printed[q]) for measure in measures} for q in both}
+    values: dict[str, dict[Measure, float]] = {query_id: {} for query_id in both}
+    if not both:
+        return values
+    asked = {query_id: _asked(run[query_id], judged, measures) for query_id, judged in both.items()}
+    for each in sorted({measure.level or level for measure in measures}):
+        mine = [measure for measure in measures if (measure.level or level) == each]
+        names = {measure.trec_name for measure in mine}
+        printed = pytrec_eval.RelevanceEvaluator(both, names, relevance_level=each).evaluate(asked)
+        for query_id, found in values.items():
+            found.update((measure, _value(measure, printed[query_id])) for measure in mine)
+    return values
+
+
+def _asked(found: Found, judged: Mapping[str, int], measures: Sequence[Measure]) -> dict[str, float]:
+    if any(measure.counts_all for measure in measures):
+        return dict(zip(found.docids, found.scores.tolist(), strict=True))
+    cutoffs = [measure.cutoff for measure in measures]
+    return needed(found, judged, None if None in cutoffs else max(cutoff or 0 for cutoff in cutoffs))
 
 
 def _value(measure: Measure, printed: Mapping[str, float]) -> float:
@@ -177,9 +196,11 @@ def _value(measure: Measure, printed: Mapping[str, float]) -> float:
     return value
 
 
-def _check_settings(missing: str, relevance_level: int, depth: int | None) -> None:
+def _check_settings(missing: str, relevance_level: int, depth: int | None, self_hits: str) -> None:
     if missing not in get_args(Missing):
         raise TevaError(f"missing={missing!r}: expected 'zero' (count 0) or 'drop' (leave out of the mean)")
+    if self_hits not in get_args(SelfHits):
+        raise TevaError(f"self_hits={self_hits!r}: expected 'keep' (a hit like others) or 'drop' (left out)")
     if relevance_level < 1:
         raise TevaError(f"relevance_level={relevance_level}: expected 1 or more")
     if depth is not None and depth < 1:
@@ -198,7 +219,7 @@ def _disjoint(judged: Mapping[str, object], found: Mapping[str, object]) -> Teva
 
 def _warn(
     judged: Mapping[str, Mapping[str, int]],
-    found: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, Found],
     scores: Scores,
 ) -> None:
     name = scores.settings["run"] or "run"
@@ -213,10 +234,10 @@ def _warn(
     if scores.without_relevant:
         count = len(scores.without_relevant)
         logger.warning("%s: %d judged queries have no relevant document: they stay in the mean", name, count)
-    if not any(docid in judged[q] for q in judged.keys() & found.keys() for docid in found[q]):
+    if not any(docid in judged[q] for q in judged.keys() & found.keys() for docid in found[q].docids):
         query_id = next(q for q in judged if q in found)
         logger.warning("%s: none of its documents is judged: for query %s the qrels have e.g. %s, the run %s", name,
-                       shorten(query_id), shorten(next(iter(judged[query_id]))), shorten(next(iter(found[query_id]))),
+                       shorten(query_id), shorten(next(iter(judged[query_id]))), shorten(found[query_id].docids[0]),
                        )  # fmt: skip
 
 
