@@ -145,8 +145,9 @@ def needed(found: Found, judged: Mapping[str, int], deepest: int | None) -> dict
     if deepest is not None and deepest < len(found.docids):
         place = len(found.docids) - deepest
         lowest = max(lowest, np.partition(found.scores, place)[place])
-    kept = np.flatnonzero(found.scores >= lowest)
-    docids = found.docids
+    kept, docids = np.flatnonzero(found.scores >= lowest), found.docids
+    if 2 * len(kept) > len(docids) and set(map(type, found.documents.values())) == {float}:
+        return cast(dict[str, float], found.documents)  # copying costs more than sorting
     return dict(zip([docids[place] for place in kept.tolist()], found.scores[kept].tolist(), strict=True))
 
 
