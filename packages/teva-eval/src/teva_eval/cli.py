@@ -1,17 +1,18 @@
-"""The command line: ``teva-eval score --qrels QRELS --run RUN [RUN ...]``."""
+"""The command `teva-eval`: its verbs are thin skins over the package's functions."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from teva_data import commandline
 from teva_data.errors import TevaError
 from teva_data.files import atomic_file, write_json
 
 if TYPE_CHECKING:
+    from .benchmarks import Task
     from .scoring import Scores
 
 
@@ -67,17 +68,14 @@ def _write(scored: dict[Path, Scores], json: Path | None, per_query: Path | None
 
 def _table(scored: dict[Path, Scores]) -> str:
     """One line a run, one column a measure."""
+    from .tables import aligned
+
     names = list(next(iter(scored.values())).mean)
     rows = [["run", *names, "queries", "missing"]]
     for path, scores in scored.items():
         means = [f"{scores.mean[name]:.4f}" for name in names]
         rows.append([str(path), *means, str(scores.queries), str(len(scores.missing))])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells))
-    return "\n".join(lines)
+    return aligned(rows)
 
 
 def _write_per_query(path: Path, scored: dict[Path, Scores]) -> None:
@@ -90,9 +88,165 @@ def _write_per_query(path: Path, scored: dict[Path, Scores]) -> None:
             file.writelines(f"{run}\t{line}\n" for line in scores.per_query_lines())
 
 
+def run(
+    model: tuple[str, ...] = (),
+    benchmark: str | None = None,
+    task: tuple[str, ...] = (),
+    dataset: tuple[Path, ...] = (),
+    *,
+    output: Path,
+    split: str = "test",
+    data: Path | None = None,
+    bm25: bool = False,
+    embeddings: tuple[Path, ...] = (),
+    dims: tuple[int, ...] = (),
+    depth: int = 1000,
+    measures: tuple[str, ...] = (),
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    instruct: str | None = None,
+    title: Literal["join", "drop"] | None = None,
+    self_hits: Literal["keep", "drop"] | None = None,
+    missing: Literal["zero", "drop"] = "zero",
+    engine: str = "torch",
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    vector_dtype: Literal["float32", "float16"] = "float32",
+    max_length: int | None = None,
+    batch_tokens: int = 16384,
+    revision: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Run models over a benchmark: encode, search, score, record. A killed run goes on when started again.
+
+    Args:
+        model: model directories or hub ids; NAME=MODEL gives one another name in tables.
+        benchmark: a declared benchmark; `teva-eval benchmarks` lists them.
+        task: these tasks alone, of the benchmark or of any.
+        dataset: datasets of teva's, or of any layout that `teva-data convert` reads, as tasks of their own.
+        output: the directory for results, runs, prepared data and embeddings.
+        split: the split of --dataset.
+        data: local copies of the tasks' data: DIR/<task>/, or DIR itself. Without it they come from the hub.
+        bm25: a row of BM25 too (extra bm25).
+        embeddings: directories of embeddings that exist (corpus/ and <split>/, or <dataset>/corpus/ ...).
+        dims: further dimensions, for Matryoshka models.
+        depth: documents for each query.
+        measures: instead of the tasks' own; the first is the main one.
+        query_prompt: instead of the tasks' and the models' own.
+        document_prompt: instead of the tasks' and the models' own.
+        instruct: a query prompt with {instruction} in it, which becomes the task's sentence.
+        title: join title and text, or drop the title; instead of the tasks' own policy.
+        self_hits: keep or drop a hit whose docid is the query's id; instead of the tasks' own policy.
+        missing: what a judged query without results counts: zero, or drop it from the mean.
+        engine: the engine that encodes.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dtype: what the models compute in.
+        vector_dtype: how vectors are stored.
+        max_length: tokens, special ones included, instead of the models' own limits.
+        batch_tokens: tokens of a batch, counted as rows times the longest row.
+        revision: of the models, on the hub.
+        offline: take the hub's local cache only.
+        overwrite: do again what is there with other settings.
+    """
+    from .running import Settings, evaluate
+    from .systems import System, load_system
+    from .tables import results_table
+
+    chosen = _tasks(benchmark, task, dataset, split)
+    if dataset and data is not None:
+        raise TevaError("--dataset names its data itself; leave --data out")
+    settings = Settings(
+        depth=depth, missing=missing, title=title, self_hits=self_hits, query_prompt=query_prompt,
+        document_prompt=document_prompt, instruct=instruct, measures=measures,
+    )  # fmt: skip
+    dense = {
+        "engine": engine, "device": device, "dtype": dtype, "vector_dtype": vector_dtype, "max_length": max_length,
+        "batch_tokens": batch_tokens, "dims": dims, "revision": revision, "offline": offline,
+    }  # fmt: skip
+    systems: list[System] = [load_system("bm25")] if bm25 else []
+    for each in model:
+        name, equals, place = each.partition("=")
+        systems.append(load_system("dense", model=place if equals else each, name=name if equals else None, **dense))
+    systems += [load_system("dense", embeddings=each, dims=dims) for each in embeddings]
+    if not systems:
+        raise TevaError("nothing to run: name a --model, --embeddings or --bm25")
+    records = []
+    for one, own in chosen:
+        records += evaluate(systems, [one], output, data=own or data, settings=settings, offline=offline,
+                            overwrite=overwrite)  # fmt: skip
+    print(results_table(records, benchmark))
+
+
+def _tasks(
+    benchmark: str | None, names: tuple[str, ...], datasets: tuple[Path, ...], split: str
+) -> list[tuple[Task, Path | None]]:
+    from .benchmarks import Task, find_task
+    from .benchmarks import benchmark as find_benchmark
+
+    declared = () if benchmark is None else find_benchmark(benchmark).tasks
+    if names:
+        known = {task.name: task for task in declared}
+        declared = tuple(known[name] if name in known else find_task(name) for name in names)
+    found: list[tuple[Task, Path | None]] = [(task, None) for task in declared]
+    found += [(Task(name=path.resolve().name, split=split), path) for path in datasets]
+    if not found:
+        raise TevaError("nothing to run on: name a --benchmark, a --task or a --dataset")
+    return found
+
+
+def rerun(
+    result: Path,
+    /,
+    *,
+    model: str | None = None,
+    data: Path | None = None,
+    output: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Do a recorded result again and say where it differs; the exit status is 0 where it is identical.
+
+    Args:
+        result: a result.json, or its directory.
+        model: where the model is now, if not where it was.
+        data: where the data are now, if not where they were.
+        output: keep the new result here.
+        device: where the model computes.
+    """
+    from .repeating import rerun as again
+
+    found = again(result, model=model, data=data, output=output, device=device)
+    if not found.differences:
+        print(f"identical: {', '.join(f'{k} {v:.4f}' for k, v in found.record['scores'].items())}")
+        return 0
+    print("\n".join(found.differences))
+    if found.changed:
+        print(f"{len(found.changed)} queries have other results, e.g. {', '.join(found.changed[:5])}")
+    return 1
+
+
+def benchmarks(name: str | None = None, /) -> None:
+    """List the declared benchmarks, or tell what one of them declares.
+
+    Args:
+        name: the benchmark.
+    """
+    from .benchmarks import benchmark, benchmarks
+
+    if name is not None:
+        print(benchmark(name).describe())
+        return
+    for each in benchmarks():
+        print(f"{each.name:<17} {len(each.tasks):>2} tasks  {each.measure:<11} {each.title}")
+
+
+DESCRIPTION = "Benchmarks of dense retrieval as one command each; runs scored as trec_eval does."
+VERBS: dict[str, Callable[..., Any]] = {"run": run, "rerun": rerun, "benchmarks": benchmarks, "score": score}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``teva-eval`` and return its exit status."""
-    return commandline.run("teva-eval", "Score retrieval runs as trec_eval does.", {"score": score}, argv)
+    return commandline.run("teva-eval", DESCRIPTION, VERBS, argv)
 
 
 if __name__ == "__main__":

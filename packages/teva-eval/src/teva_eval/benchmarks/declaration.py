@@ -64,13 +64,14 @@ class Task:
         return self.measures[0]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, JSON-able."""
-        return asdict(self)
+        """All of it, as JSON has it."""
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(self).items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Task:
         """What :meth:`to_json` wrote."""
-        return cls(**{name: tuple(each) if isinstance(each, list) else each for name, each in value.items()})
+        fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in value.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
