@@ -163,5 +163,5 @@ def _range(first: object, last: object) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, float) else f"{value:.6f}"
+    text = repr(value) if not isinstance(value, float) else f"{value:.8g}"
     return text if len(text) <= 100 else f"{text[:99]}…"
