@@ -25,7 +25,10 @@ PUBLIC = {
     ),
     "teva_jax": "JaxEngine LoraSettings Retriever __version__ make_mesh",
     "teva_infer": "Encoder Engine __version__ encode search",
-    "teva_eval": "DEFAULT_MEASURES Measure Scores __version__ parse_measure score",
+    "teva_eval": (
+        "Benchmark DEFAULT_MEASURES Measure Scores Settings System Task __version__ benchmark compare evaluate fuse "
+        "parse_measure report rerun score"
+    ),
 }
 # Importing these takes seconds, or belongs to an extra.
 HEAVY = ("torch", "transformers", "tokenizers", "datasets", "faiss", "pyarrow", "matplotlib", "pytrec_eval", "jax")

@@ -240,8 +240,168 @@ def benchmarks(name: str | None = None, /) -> None:
         print(f"{each.name:<17} {len(each.tasks):>2} tasks  {each.measure:<11} {each.title}")
 
 
+def compare(
+    one: Path,
+    other: Path,
+    /,
+    *,
+    measure: str | None = None,
+    level: float = 0.05,
+    resamples: int = 10_000,
+    seed: int = 0,
+    queries: int = 3,
+    documents: int = 3,
+) -> None:
+    """Compare two systems task by task: interval, p, p corrected for the number of tasks, the queries that changed.
+
+    Args:
+        one: a directory with one system's results (OUTPUT/<system>), or one result.
+        other: the other's; differences are its means less the first's.
+        measure: what is compared; each task's main one where not given.
+        level: of the bootstrap interval and of significance.
+        resamples: of the paired bootstrap and of the randomisation test.
+        seed: for both.
+        queries: how many of the queries that changed most are shown, of each task.
+        documents: how many documents of each.
+    """
+    from .comparing import compare as compare_results
+
+    found = compare_results(
+        one, other, measure=measure, level=level, resamples=resamples, seed=seed, queries=queries, documents=documents
+    )
+    print(found.text())
+
+
+def report(
+    results: tuple[Path, ...], /, *, output: Path, title: str = "Retrieval results", reference: bool = True
+) -> None:
+    """Write report.html (one page that needs nothing beside it), report.md and report.tex.
+
+    Args:
+        results: directories with results.
+        output: the directory for the three files.
+        title: of the page.
+        reference: the paper's rows in its tables, marked as published.
+    """
+    from .reporting import report as write_report
+
+    print("\n".join(map(str, write_report(results, output, title=title, reference=reference))))
+
+
+def fuse(
+    runs: tuple[Path, ...],
+    /,
+    *,
+    output: Path,
+    method: Literal["rrf", "scores"] = "rrf",
+    weights: tuple[float, ...] = (),
+    k: float = 60,
+    scale: Literal["minmax", "zscore", "none"] = "minmax",
+    depth: int = 1000,
+) -> None:
+    """Fuse runs into one: by reciprocal ranks, or by weighted scores.
+
+    Args:
+        runs: two run files or more.
+        output: the fused run; its form follows its name: .json, .trec, else tab-separated; .gz of the latter two.
+        method: rrf sums weight / (k + rank); scores sums weighted scores.
+        weights: of each run; 1 where not given.
+        k: of rrf.
+        scale: of scores, in each query of each run.
+        depth: documents kept for each query.
+    """
+    from .fusing import fuse as fuse_runs
+    from .fusing import read_any_run
+
+    fused = fuse_runs(
+        [read_any_run(path) for path in runs], method=method, weights=weights, k=k, scale=scale, depth=depth
+    )
+    _write_run(output, fused)
+
+
+def filter_(
+    run: Path,
+    /,
+    *,
+    output: Path,
+    qrels: Path | None = None,
+    queries: Path | None = None,
+    documents: Path | None = None,
+    without: Path | None = None,
+    self_hits: Literal["keep", "drop"] = "keep",
+    lowest: float | None = None,
+    depth: int | None = None,
+) -> None:
+    """Write what is left of a run.
+
+    Args:
+        run: the run file.
+        output: the new one; its form follows its name, as of fuse.
+        qrels: keep the queries that are judged here.
+        queries: keep these queries: a file with an id a line (what follows a tab is ignored).
+        documents: keep these documents: a file with an id a line.
+        without: leave these documents out: a file with an id a line.
+        self_hits: drop a document whose id is the query's.
+        lowest: leave out lower scores.
+        depth: then keep the best DEPTH of each query.
+    """
+    from teva_data.runs import read_qrels
+
+    from .fusing import filter_run, read_any_run
+
+    if qrels is not None and queries is not None:
+        raise TevaError("--qrels and --queries: give one of them")
+    wanted = set(read_qrels(qrels)) if qrels is not None else _ids(queries)
+    left = filter_run(
+        read_any_run(run), queries=wanted, documents=_ids(documents), without=_ids(without) or (), self_hits=self_hits,
+        lowest=lowest, depth=depth,
+    )  # fmt: skip
+    _write_run(output, left)
+
+
+def convert(
+    run: Path,
+    /,
+    *,
+    output: Path,
+    source: Literal["msmarco", "json"] | None = None,
+    to: Literal["tsv", "trec", "msmarco", "json"] | None = None,
+    tag: str = "teva",
+) -> None:
+    """Write a run in another form: tsv (query docid score), trec (six columns), msmarco (query docid rank), json.
+
+    Args:
+        run: the run file; its form is told by its lines, but for msmarco.
+        output: the new one.
+        source: the form of the run, where it must be named: msmarco's ranks look like scores.
+        to: the new form; told by the name where not given: .json, .trec, else tsv.
+        tag: the run's name, of trec.
+    """
+    from .fusing import read_any_run
+
+    _write_run(output, read_any_run(run, source), to, tag)
+
+
+def _write_run(output: Path, run: Any, form: Any = None, tag: str = "teva") -> None:
+    from .fusing import write_any_run
+
+    suffix = output.with_suffix("").suffix if output.suffix == ".gz" else output.suffix
+    guessed: Any = {".json": "json", ".trec": "trec"}.get(suffix, "tsv")
+    write_any_run(output, run, form or guessed, tag=tag)
+    print(f"{output}: {len(run):,} queries, {sum(map(len, run.values())):,} documents")
+
+
+def _ids(path: Path | None) -> set[str] | None:
+    from teva_data.reader import read_lines
+
+    return None if path is None else {line.split("\t")[0].strip() for _, line in read_lines(path) if line.strip()}
+
+
 DESCRIPTION = "Benchmarks of dense retrieval as one command each; runs scored as trec_eval does."
-VERBS: dict[str, Callable[..., Any]] = {"run": run, "rerun": rerun, "benchmarks": benchmarks, "score": score}
+VERBS: dict[str, Callable[..., Any]] = {
+    "run": run, "rerun": rerun, "compare": compare, "report": report, "benchmarks": benchmarks, "score": score,
+    "fuse": fuse, "filter": filter_, "convert": convert,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

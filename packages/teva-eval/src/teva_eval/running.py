@@ -149,7 +149,8 @@ def _run_task(
         record = _record(system, task, ready, runs, settings, place)
         record |= {"fingerprint": name, "seconds": round(time.monotonic() - start, 1)}
         record |= {"written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-        record |= {"request": {"data": None if data is None else str(data.absolute())}}
+        source = None if data is None else str(data.absolute())
+        record |= {"request": {"data": source, "dataset": str(ready.dataset.path)}}
         write_json(place / RESULT, record)
         logger.info("%s, %s: %s %.4f", system.name, task.name, task.main, record["scores"][_main(task)])
     return record
