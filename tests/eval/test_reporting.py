@@ -75,7 +75,7 @@ def test_report(results):
     assert "| Tevatron-Omni† | Qwen2.5Omni | 58.2 | 85.8 | 69.1 |" in text
     assert "| ours | Tiny-1B | 25.0 | – |" in text
     # A system with one of the 13 tasks has no number of the benchmark.
-    assert "| partial | – | – |" not in text
+    assert "partial" not in text.partition("## Tasks")[0]
     assert r"\textbf{56.0}" in tex
     assert r"a\_b \& <i>" in tex
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3
@@ -94,7 +94,7 @@ def test_report_needs_results(tmp_path):
 def test_compare(tmp_path, capsys):
     queries = [f"q{number}" for number in range(40)]
     for task in ("one", "two"):
-        write_result(tmp_path, "a", task, "RR@10", {query: 0.5 for query in queries})
+        write_result(tmp_path, "a", task, "RR@10", dict.fromkeys(queries, 0.5))
     write_result(tmp_path, "b", "one", "RR@10", {query: 0.6 + number / 200 for number, query in enumerate(queries)})
     write_result(tmp_path, "b", "two", "RR@10", {query: 0.5 + (-1) ** n / 10 for n, query in enumerate(queries)})
     found = compare(tmp_path / "a", tmp_path / "b")
