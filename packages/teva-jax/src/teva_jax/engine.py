@@ -14,6 +14,7 @@ from teva_data.errors import TevaError, nearest
 
 from .mesh import make_mesh, sharding
 from .model import Params, Retriever
+from .params import gather
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -61,11 +62,13 @@ class JaxEngine:
         for row, tokens in enumerate(token_ids):
             ids[row, : len(tokens)] = tokens
             lengths[row] = len(tokens)
-        ids, lengths = jax.device_put(
-            (ids, lengths), (sharding(("batch", None), self._mesh), sharding(("batch",), self._mesh))
-        )
-        vectors = self._embed(self.params, self.adapter, ids, lengths)
-        return np.asarray(vectors)[: len(token_ids)]
+        vectors = self._embed(self.params, self.adapter, self._put(ids), self._put(lengths))
+        return gather(vectors)[: len(token_ids)]
+
+    def _put(self, rows: NDArray[np.int32]) -> jax.Array:
+        """Rows over the devices, each process giving those of its own."""
+        place = sharding(("batch", *(None,) * (rows.ndim - 1)), self._mesh, rows.shape)
+        return jax.make_array_from_callback(rows.shape, place, rows.__getitem__)
 
 
 def bucket(longest: int, positions: int) -> int:

@@ -8,6 +8,7 @@ Kalajdzievski (arXiv 2312.03732). ``layers.*.mlp.up_proj.lora_A.weight`` [L, ran
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -145,3 +146,39 @@ def attach(
             module = getattr(module, part)
         module.adapter = LowRank(factors[name + DOWN], factors[name + UP], settings.scale, settings.dropout, each)
     return own
+
+
+def merge(
+    params: Mapping[str, jax.Array], adapter: Mapping[str, jax.Array], settings: LoraSettings
+) -> dict[str, jax.Array]:
+    """Parameters with an adapter in them: ``W + scale B A`` in float32; of what is not adapted, the arrays given."""
+    merged = dict(params)
+    for name in (name.removesuffix(DOWN) for name in adapter if name.endswith(DOWN)):
+        merged[f"{name}.weight"] = _merged(
+            params[f"{name}.weight"], adapter[name + DOWN], adapter[name + UP], settings.scale
+        )
+    return merged
+
+
+def merge_tensor(
+    name: str, layer: int | None, weight: jax.Array, adapter: Mapping[str, jax.Array], settings: LoraSettings
+) -> jax.Array:
+    """One layer's tensor with its adapter in it, float32: what a model is saved with, without a second copy of it all.
+
+    Args:
+        name: in the model's table.
+        layer: which of the stack; None for what is not stacked.
+        weight: the tensor, without the axis of layers.
+        adapter: the factors, layers stacked.
+        settings: how they are scaled.
+    """
+    inner = name.removesuffix(".weight")
+    if layer is None or inner + DOWN not in adapter:
+        return weight
+    return _merged(weight, adapter[inner + DOWN][layer], adapter[inner + UP][layer], settings.scale)
+
+
+@functools.partial(jax.jit, static_argnames="scale")
+def _merged(weight: jax.Array, down: jax.Array, up: jax.Array, scale: float) -> jax.Array:
+    product = jnp.einsum("...or,...ri->...oi", up, down, precision="highest")
+    return weight.astype(jnp.float32) + scale * product.astype(jnp.float32)

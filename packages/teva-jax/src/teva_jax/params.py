@@ -27,6 +27,7 @@ from teva_data.files import write_json
 
 from .mesh import shardings
 
+Change = Callable[[str, int | None, jax.Array], jax.Array]
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 2 << 30
 """Bytes of one file of weights at most, unless a tensor is larger; it is what saving holds in memory."""
@@ -110,6 +111,7 @@ def save(
     config: Mapping[str, Any],
     *,
     extra: Mapping[str, NDArray[Any]] | None = None,
+    change: Change | None = None,
     dtype: DTypeLike | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -120,23 +122,26 @@ def save(
         params: as :func:`load` gives them; gathered one layer's tensor at a time.
         config: for ``config.json``.
         extra: tensors that the file shall hold beside them, by their names.
-        dtype: of the files; that of the parameters where not given.
+        change: what each tensor becomes before it is written, e.g. with an adapter in it; its shape stays.
+        dtype: of the files; that of the (changed) parameters where not given.
         shard_bytes: of one file, where no tensor is larger.
     """
     directory, first = Path(directory), jax.process_index() == 0
-    sizes = {name: array.nbytes for name, array in (extra or {}).items()}
+    # As if all were float32 where the type is not known yet: a bound.
+    width = 4 if dtype is None else jnp.dtype(dtype).itemsize
+    sizes = {name: array.size * width for name, array in (extra or {}).items()}
     for name, value in params.items():
-        size = value.nbytes // (value.shape[0] if "*" in name else 1)
-        size = size if dtype is None else size // value.dtype.itemsize * jnp.dtype(dtype).itemsize
+        size = value.size // (value.shape[0] if "*" in name else 1) * width
         sizes |= dict.fromkeys(members(name, Spec(value.shape, ())), size)
-    files = _split(sizes, shard_bytes)
+    files, total = _split(sizes, shard_bytes), 0
     held: dict[str, NDArray[Any]] = {}
     place = {name: number for number, names in enumerate(files) for name in names}
     left = [len(names) for names in files]
-    for name, array in _tensors(params, extra or {}, dtype):
+    for name, array in _tensors(params, extra or {}, change, dtype):
         if not first:
             continue
         held[name] = array
+        total += array.nbytes
         number = place[name]
         left[number] -= 1
         if not left[number]:
@@ -145,7 +150,7 @@ def save(
     if first:
         if len(files) > 1:
             where = {name: _file(number, len(files)) for name, number in place.items()}
-            write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
+            write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
         write_json(directory / "config.json", dict(config))
 
 
@@ -253,12 +258,16 @@ def gather(value: jax.Array) -> NDArray[Any]:
 
 
 def _tensors(
-    params: Mapping[str, jax.Array], extra: Mapping[str, NDArray[Any]], dtype: DTypeLike | None
+    params: Mapping[str, jax.Array],
+    extra: Mapping[str, NDArray[Any]],
+    change: Change | None,
+    dtype: DTypeLike | None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Each tensor of a checkpoint, gathered when it is asked for."""
     for name, value in params.items():
         for layer, each in enumerate(members(name, Spec(value.shape, ()))):
-            array = gather(value[layer] if "*" in name else value)
+            one = value[layer] if "*" in name else value
+            array = gather(one if change is None else change(name, layer if "*" in name else None, one))
             yield each, np.ascontiguousarray(array if dtype is None else array.astype(dtype))
     for name, array in extra.items():
         yield name, np.ascontiguousarray(array if dtype is None else array.astype(dtype))

@@ -27,6 +27,11 @@ def build(config: Mapping[str, Any], mesh: Mesh | None = None) -> Model:
         ArtifactError: a family, or a variant of one, that is not known here.
     """
     kind = config.get("model_type")
+    if config.get("quantization_config"):
+        raise ArtifactError(
+            f"config.json: quantization_config: found {config['quantization_config']}; expected weights of float32 or "
+            "bfloat16. Take the model that it was made from"
+        )
     for family in (encoder, decoder):
         if kind in family.TYPES:
             return Model(config, family.architecture(config), mesh)

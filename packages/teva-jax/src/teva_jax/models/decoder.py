@@ -20,7 +20,7 @@ from teva_jax.attention import Window, attend
 
 from .base import Architecture, Scene
 from .layers import Embedding, Linear, RMSNorm, activation
-from .rope import rotate, tables
+from .rope import frequencies, rotate, tables
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 _KINDS = ("full_attention", "sliding_attention")
@@ -125,6 +125,8 @@ class Decoder(nnx.Module):
         by_kind = {kind: rope[kind] for kind in _KINDS} if "full_attention" in rope else dict.fromkeys(_KINDS, rope)
         self.rope = nnx.static(tuple(tuple(sorted(by_kind[kind].items())) for kind in _KINDS))
         self.size = head_size(config)
+        for each in by_kind.values():
+            frequencies(each, self.size)  # what cannot be computed is refused before weights are read
 
     def begin(self, ids: jax.Array, scene: Scene, key: jax.Array | None) -> jax.Array:
         """[B, T] to [B, T, H]."""
