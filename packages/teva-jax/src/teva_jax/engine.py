@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 import jax
 from teva_data.artifact import Artifact
-from teva_data.errors import TevaError, nearest
+from teva_data.errors import EngineMemoryError, TevaError, nearest
 
 from .mesh import make_mesh, sharding
 from .model import Params, Retriever
@@ -39,22 +40,60 @@ class JaxEngine:
         self._embed = jax.jit(retriever.embed)
 
     @classmethod
-    def load(cls, artifact: Artifact, *, device: str = "auto", dtype: str = "float32") -> JaxEngine:
-        """The engine of an artifact, on all devices of a kind that this process has; each holds the weights.
+    def load(
+        cls, artifact: Artifact, *, device: str = "auto", dtype: str = "float32", fsdp: int = 1, tensor: int = 1
+    ) -> JaxEngine:
+        """The engine of an artifact, on all devices of a kind that this process has.
 
         Args:
             artifact: the model.
             device: ``auto`` (JAX's first choice), ``cpu``, ``gpu`` or ``cuda``, ``tpu``, or one of them, ``cuda:1``.
             dtype: of weights and computation: ``float32``, ``bfloat16`` or ``float16``.
+            fsdp: devices that share one copy of the weights, each with texts of its own; -1 for all.
+            tensor: devices that share the computation of each text.
+
+        Raises:
+            TevaError: an unknown type or device, or devices that are not divided by ``fsdp`` times ``tensor``.
         """
         if dtype not in DTYPES:
             raise TevaError(f"dtype {dtype!r}: not known. {nearest(dtype, DTYPES)}")
-        mesh = make_mesh(data=-1, fsdp=1, devices=_devices(device))
+        fsdp, tensor = int(fsdp), int(tensor)
+        mesh = make_mesh(data=1 if fsdp == -1 else -1, fsdp=fsdp, tensor=tensor, devices=_devices(device))
         kind = DTYPES[dtype]
         return cls(*Retriever.load(artifact, mesh, param_dtype=kind, compute_dtype=kind))
 
-    def encode(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Vectors of one batch: float32 [B, dim], pooled, normalised where the artifact says so."""
+    def encode(self, token_ids: Sequence[Sequence[int]], /) -> NDArray[np.float32]:
+        """Vectors of one batch: float32 [B, dim], pooled, normalised where the artifact says so.
+
+        Raises:
+            EngineMemoryError: the batch does not fit into the devices' memory.
+        """
+        with _memory(token_ids):
+            return gather(self._begin(token_ids))[: len(token_ids)]
+
+    def stream(self, batches: Iterable[Sequence[Sequence[int]]]) -> Iterator[NDArray[np.float32]]:
+        """Vectors of each batch, in order; the devices have the next batch before those of the last are copied."""
+        waiting: tuple[jax.Array, Sequence[Sequence[int]]] | None = None
+
+        def take() -> Iterator[NDArray[np.float32]]:
+            if waiting is not None:
+                vectors, rows = waiting
+                with _memory(rows):
+                    yield gather(vectors)[: len(rows)]
+
+        for batch in batches:
+            try:
+                with _memory(batch):
+                    begun = self._begin(batch)
+            except EngineMemoryError:
+                yield from take()
+                raise
+            yield from take()
+            waiting = begun, batch
+        yield from take()
+
+    def _begin(self, token_ids: Sequence[Sequence[int]]) -> jax.Array:
+        """Start a batch; what is returned has rows of filling behind the batch's."""
         longest = max(map(len, token_ids))
         length = bucket(longest, self.retriever.model.positions)
         ids = np.zeros((_power(len(token_ids), self._least), length), np.int32)
@@ -62,8 +101,8 @@ class JaxEngine:
         for row, tokens in enumerate(token_ids):
             ids[row, : len(tokens)] = tokens
             lengths[row] = len(tokens)
-        vectors = self._embed(self.params, self.adapter, self._put(ids), self._put(lengths))
-        return gather(vectors)[: len(token_ids)]
+        vectors: jax.Array = self._embed(self.params, self.adapter, self._put(ids), self._put(lengths))
+        return vectors
 
     def _put(self, rows: NDArray[np.int32]) -> jax.Array:
         """Rows over the devices, each process giving those of its own."""
@@ -74,6 +113,20 @@ class JaxEngine:
 def bucket(longest: int, positions: int) -> int:
     """The length that rows are filled up to: 16, 32, or a multiple of 64; the model's positions at most."""
     return min(positions, next((size for size in (16, 32) if longest <= size), -(-longest // 64) * 64))
+
+
+@contextlib.contextmanager
+def _memory(token_ids: Sequence[Sequence[int]]) -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
+            raise
+        rows, longest = len(token_ids), max(map(len, token_ids))
+        raise EngineMemoryError(
+            f"out of memory with a batch of {rows} texts of up to {longest} tokens. "
+            f"Lower batch_tokens (--batch-tokens {max(longest, rows * longest // 2)})"
+        ) from error
 
 
 def _power(rows: int, least: int) -> int:

@@ -1,4 +1,4 @@
-"""Writing the artifact of a trained model (the layout is teva_data.artifact's): all processes call, the first writes."""
+"""Writing a trained model's artifact (its layout is teva_data.artifact's): all processes call, the first writes."""
 
 from __future__ import annotations
 
