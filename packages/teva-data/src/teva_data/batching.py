@@ -36,3 +36,43 @@ def token_batches(
         batches.append(order[start : start + rows])
         start += rows
     return batches
+
+
+def least_work_batches(
+    lengths: Sequence[int] | NDArray[np.integer], max_tokens: int, pass_tokens: int
+) -> list[NDArray[np.int64]]:
+    """Split sequences into batches of like length so that padding and passes together cost least; longest first.
+
+    :func:`token_batches` fills each batch to its bound, whatever padding that takes. Here padding is weighed against
+    what another pass through a model costs by itself. The best cuts of the sorted lengths, found by dynamic programming
+    over where the last batch begins: O(N x rows of a batch).
+
+    Args:
+        lengths: tokens of each sequence [N].
+        max_tokens: bound on rows times longest of a batch; one sequence longer than it is a batch.
+        pass_tokens: what a pass costs beside its tokens, in tokens.
+
+    Returns:
+        As :func:`token_batches`.
+
+    >>> [batch.tolist() for batch in least_work_batches([3, 90, 4, 2], max_tokens=1000, pass_tokens=64)]
+    [[1], [2, 0, 3]]
+    """
+    sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+    order = np.argsort(-sizes, kind="stable")
+    longest, count = sizes[order], len(sizes)
+    least = np.zeros(count + 1)
+    begins = np.zeros(count + 1, dtype=np.int64)
+    first = 0  # the earliest beginning of a batch that ends here and keeps to the bound
+    for end in range(1, count + 1):
+        while first < end - 1 and (end - first) * longest[first] > max_tokens:
+            first += 1
+        starts = np.arange(first, end)
+        work = least[starts] + (end - starts) * longest[starts]
+        begins[end] = starts[np.argmin(work)]
+        least[end] = work.min() + pass_tokens
+    batches, end = list[NDArray[np.int64]](), count
+    while end:
+        batches.append(order[begins[end] : end])
+        end = int(begins[end])
+    return batches[::-1]

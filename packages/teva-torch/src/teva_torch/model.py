@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 import torch
 from teva_data.artifact import Artifact
-from teva_data.batching import token_batches
+from teva_data.batching import least_work_batches
 from teva_data.errors import ArtifactError, TevaError
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
-from . import packing, plugins
+from . import packing, plugins, short_attention
 from .backbones import (
     attention_dropout,
     attention_option,
@@ -31,6 +31,10 @@ from .lora import add_lora
 from .recipe import torch_section
 
 logger = logging.getLogger(__name__)
+
+# What a pass costs beside its tokens, in tokens: each makes gradients of whole tables of embeddings, and reads all
+# weights. Measured for MiniLM on a CPU; for billions of parameters on a GPU it is of the same size.
+_PASS_TOKENS = 64
 
 
 class Retriever(nn.Module):
@@ -124,6 +128,10 @@ class Retriever(nn.Module):
             device=place or device, **weight_options(options.weights, device),
         )  # fmt: skip
         tell_capped_scores(model.backbone.config)
+        if options.attention == "auto" and short_attention.pays(
+            model.backbone, device, torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
+        ):
+            model.backbone.set_attn_implementation(short_attention.register())
         if options.attention == "varlen":
             half = "bfloat16" in (recipe.train.precision, options.weights) or options.weights == "nf4"
             model.pack(torch.bfloat16 if half else torch.float32, device)
@@ -203,7 +211,9 @@ class Retriever(nn.Module):
             lengths: tokens of each text.
             chunk_tokens: tokens of one forward pass, padding included where there is any.
         """
-        return packing.packed_batches(lengths, chunk_tokens) if self.packed else token_batches(lengths, chunk_tokens)
+        if self.packed:
+            return packing.packed_batches(lengths, chunk_tokens)
+        return least_work_batches(lengths, chunk_tokens, _PASS_TOKENS)
 
     def encode(self, token_ids: Sequence[Sequence[int]], *, chunk_tokens: int) -> Tensor:
         """Vectors of token ids of any lengths, texts of like length together; the order is that of the input.

@@ -179,9 +179,11 @@ class _Run:
 
     def _passes(self) -> Passes:
         """Texts of like length go together: small passes hold little padding, large ones keep a GPU busy."""
+        cached = self.options.gradient_cache
         return Passes(
-            chunk_tokens=self.options.chunk_tokens or (1024 if self.device.type == "cpu" else 16384),
-            cached=self.options.gradient_cache,
+            # Without caching the activations of all passes are kept anyway.
+            chunk_tokens=self.options.chunk_tokens or (1024 if cached and self.device.type == "cpu" else 16384),
+            cached=cached,
             check=self.options.gradient_cache_check,
             precision=torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32,
         )
