@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from teva_data.feed import TokenBatch
     from teva_torch.distributed import Processes
     from teva_torch.model import Retriever
+    from teva_torch.pair import RetrieverPair
     from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 50
 MODELS = ("bert", "llama")
+PAIR = "pair of berts"  # one for queries and one for documents
 # Name to what the recipe's loss section says.
 LOSSES: dict[str, dict[str, Any]] = {
     "infonce": {"temperature": 0.05},
@@ -71,8 +73,11 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """All of the matrix."""
-    return [Case(*parts) for parts in itertools.product(MODELS, ADAPTERS, LOSSES, PASSES)]
+    """All of the matrix; of a pair of encoders with the loss that needs most of the other processes."""
+    return [
+        *(Case(*parts) for parts in itertools.product(MODELS, ADAPTERS, LOSSES, PASSES)),
+        *(Case(*parts) for parts in itertools.product((PAIR,), ADAPTERS, ("masked",), PASSES)),
+    ]
 
 
 def make_data(directory: Path, queries: int = 26, documents: int = 40) -> Path:
@@ -98,8 +103,16 @@ def make_data(directory: Path, queries: int = 26, documents: int = 40) -> Path:
     return directory
 
 
-def make_model(kind: str, adapter: str = "full", *, dropout: float = 0.0, seed: int = 0) -> Retriever:
+def make_model(kind: str, adapter: str = "full", *, dropout: float = 0.0, seed: int = 0) -> Retriever | RetrieverPair:
     """A random model of 2 layers: BERT with mean pooling, Llama with last-token pooling; vectors have length 1."""
+    if kind == PAIR:
+        from teva_torch.pair import RetrieverPair
+
+        return RetrieverPair(*(_one_model("bert", adapter, dropout, one) for one in (seed, seed + 1))).train()
+    return _one_model(kind, adapter, dropout, seed)
+
+
+def _one_model(kind: str, adapter: str, dropout: float, seed: int) -> Retriever:
     from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
     import torch
@@ -207,7 +220,8 @@ def _plainly(case: Case, data: Path) -> tuple[Gradients, float]:
 
     model, item = make_model(case.model, case.adapter), token_batch(data)
     queries, documents = (
-        torch.cat([model(*model.pad([ids])) for ids in texts]) for texts in (item.query_ids, item.document_ids)
+        torch.cat([model.of(role)(*model.of(role).pad([ids])) for ids in texts])
+        for role, texts in (("query", item.query_ids), ("document", item.document_ids))
     )
     loss = make_loss(case.loss)
     value = loss(queries, documents, Targets.of(item.batch, "cpu"))

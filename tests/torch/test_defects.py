@@ -10,13 +10,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import teva_data
 import teva_torch
 import torch
 from teva_data.artifact import Artifact
+from teva_data.development import _search
 from teva_data.errors import DataError, RecipeError, TevaError
 from teva_data.feed import Feed
 from teva_data.metrics import read_metrics
@@ -25,6 +27,7 @@ from teva_data.rendering import Renderer
 from teva_torch import checkpoint
 from teva_torch.distributed import Processes
 from teva_torch.init import SECTIONS
+from teva_torch.model import Retriever
 from teva_torch.recipe import TorchSection, read_recipe
 from teva_torch.strategies import Strategy
 from teva_torch.training import train
@@ -121,6 +124,31 @@ def test_defect_12_a_corpus_without_the_field_is_refused(recipe, tiny_data, tmp_
     recipe["data"]["path"] = str(data)
     with pytest.raises(DataError, match=r"corpus\.jsonl:1"):
         train(recipe)
+
+
+def test_defect_8_bfloat16_is_bfloat16_when_the_model_is_measured_too(recipe):
+    """A number above what float16 holds, which nothing takes up: bfloat16 goes on, float16 has no vector."""
+    recipe["train"] |= {"precision": "bfloat16", "eval_every": 4, "eval_split": "test", "learning_rate": 1e-9}
+    base = Path(recipe["model"]["name"])
+    weights = load_file(base / "model.safetensors")
+    large = Path(shutil.copytree(base, Path(recipe["train"]["output"]).parent / "large"))
+    weights["encoder.layer.0.intermediate.dense.bias"][0] = 1e5
+    weights["encoder.layer.0.output.dense.weight"][:, 0] = 0
+    save_file(weights, large / "model.safetensors", metadata={"format": "pt"})
+    recipe["model"]["name"] = str(large)
+    ranks = [row["nDCG@10"] for row in read_metrics(train(recipe).output / "metrics.jsonl") if "nDCG@10" in row]
+    assert len(ranks) == 3
+    assert all(0 < rank <= 1 for rank in ranks)
+    model = Retriever.load(Artifact.load(large)).eval()
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not model.vectors([[5, 6, 7]]).isfinite().all()
+
+
+def test_defect_13_fewer_documents_than_ranks_are_each_ranked_once():
+    vectors = np.eye(4, dtype=np.float32)
+    found = _search(vectors[:2], vectors[:3], ["b", "c", "a"])
+    assert found == [["b", "c", "a"], ["c", "b", "a"]]
+    assert _search(vectors[:1], vectors[:0], []) == [[]]
 
 
 def test_defect_15_every_key_of_a_recipe_is_read_somewhere():

@@ -171,12 +171,14 @@ def test_the_command_line_under_torchrun(jobs, tmp_path):
     recipe = {**every["still"], "train": {**every["still"]["train"], "output": str(tmp_path / "run"), "steps": 2}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = [*TORCHRUN, "-m", "teva_torch.cli", "train", str(tmp_path / "recipe.yaml"), "--train.log_every", "1"]
+    command += ["--torch.trackers", "tensorboard"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(str(tmp_path / "run/artifact")) == 1
     assert done.stderr.count("trainable parameters on 2 x cpu") == 1
     assert sorted(_losses(tmp_path / "run")) == [1, 2]
     assert (tmp_path / "run/train.log").read_text().count("artifact:") == 1
+    assert len(list((tmp_path / "run/tensorboard").glob("events.*"))) == 1  # one process writes
 
 
 # What the processes do is left to each test; all share one address.

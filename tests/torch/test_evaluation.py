@@ -175,6 +175,9 @@ def test_the_picture_of_a_run_has_the_measure_and_its_best_step(tmp_path):
     assert measure.lines[0].get_xydata().tolist() == [[2, 0.2], [4, 0.5], [6, 0.4]]
     assert measure.lines[1].get_xydata().tolist() == [[4, 0.5]]
     assert rate.lines[0].get_xydata()[:, 1].tolist() == [0.1] * 6
+    rows[0]["nDCG@10"] = math.nan  # is never the best, in whatever place
+    (best,) = figure_of(rows, "nDCG@10").axes[1].lines[1].get_xdata()
+    assert best == max(rows[1:], key=lambda row: row.get("nDCG@10", -1))["step"]
     assert len(figure_of([{"step": 1, "loss": 1.0, "learning_rate": 0.1}], "nDCG@10").axes) == 2
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "nDCG@10")

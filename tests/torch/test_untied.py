@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 import torch
 from teva_data.artifact import ROLES
-from teva_data.errors import ArtifactError, RecipeError
+from teva_data.dataset import Dataset
+from teva_data.errors import ArtifactError, RecipeError, TevaError
 from teva_data.metrics import read_metrics
 from teva_data.pair import ArtifactPair
-from teva_torch.caching import BatchGradient, Passes
-from teva_torch.losses import Targets
-from teva_torch.pair import RetrieverPair
+from teva_data.runs import read_run
+from teva_infer import Encoder, encode, search
 from teva_torch.training import train
 
 
@@ -41,8 +41,6 @@ def _equal(one, other):
 
 def test_both_encoders_are_trained_and_every_runtime_loads_them(untied):
     from sentence_transformers import SentenceTransformer
-
-    from teva_infer import Encoder
 
     pair = train(untied).artifact
     assert isinstance(pair, ArtifactPair)
@@ -103,27 +101,33 @@ def test_the_best_step_is_exported_and_checkpoints_are(untied, tmp_path):
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-@pytest.mark.parametrize("cached", [False, True])
-def test_gradients_of_both_are_those_of_texts_encoded_one_by_one(tmp_path, adapter, cached):
-    data = gradients.make_data(tmp_path / "data")
-    item = gradients.token_batch(data)
-
-    def fresh():
-        return RetrieverPair(*(gradients.make_model("bert", adapter, seed=seed) for seed in (0, 1)))
-
-    pair, loss = fresh(), gradients.make_loss("masked")
-    step = BatchGradient(pair, loss, Passes(24, cached=cached, check="all"))
-    value = step.add(item)
-    plain = fresh()
-    queries = torch.cat([plain.query(*plain.query.pad([ids])) for ids in item.query_ids])
-    documents = torch.cat([plain.document(*plain.document.pad([ids])) for ids in item.document_ids])
-    expected = loss(queries, documents, Targets.of(item.batch, "cpu"))
-    expected.backward()
-    assert value == pytest.approx(float(expected.detach()), rel=1e-5)
-    found, wanted = gradients.gradients_of(pair), gradients.gradients_of(plain)
-    assert any(name.startswith("query.") for name in wanted)
-    assert any(name.startswith("document.") for name in wanted)
+@pytest.mark.parametrize("passes", ["plain in chunks", "cached unequal"])
+def test_gradients_of_both_are_those_of_texts_encoded_one_by_one(tmp_path, adapter, passes):
+    data, case = gradients.make_data(tmp_path / "data"), gradients.Case(gradients.PAIR, adapter, "masked", passes)
+    found, wanted = gradients.by_teva(case, data), gradients.plainly(case, data)
+    assert any(name.startswith("retriever.query.") for name in wanted)
+    assert any(name.startswith("retriever.document.") for name in wanted)
     assert gradients.relative_difference(found, wanted)[0] < 1e-5
+
+
+def test_encoded_and_searched_by_the_commands_a_pair_finds_what_it_finds(untied, tmp_path):
+    """Each half writes its own embeddings; those of one run go together, those of another are refused."""
+    pair = train(untied).artifact
+    other = train(untied, {"train.output": str(tmp_path / "other"), "train.learning_rate": 5e-3}).artifact
+    data = untied["data"]["path"]
+    for name, artifact in (("pair", pair), ("other", other)):
+        encode(artifact.path, data, tmp_path / f"{name}-documents", device="cpu")
+        encode(artifact.path, data, tmp_path / f"{name}-queries", split="test", device="cpu")
+    search(tmp_path / "pair-queries", tmp_path / "pair-documents", tmp_path / "run.tsv", depth=5)
+    found = read_run(tmp_path / "run.tsv")
+    encoder, dataset = Encoder.load(pair.path, device="cpu"), Dataset.open(data)
+    queries = list(dataset.queries("test"))
+    vectors = encoder.encode_queries([query.query_text for query in queries])
+    scores = vectors @ encoder.encode_documents(list(dataset.corpus)).T
+    for query, row in zip(queries, scores, strict=True):
+        assert [hit[1] for hit in found[query.query_id]] == pytest.approx(sorted(row)[::-1][:5], abs=1e-5)
+    with pytest.raises(TevaError, match="do not belong together: model_fingerprint"):
+        search(tmp_path / "pair-queries", tmp_path / "other-documents", tmp_path / "no.tsv", depth=5)
 
 
 def test_defect_15_what_cannot_be_had_is_refused_and_not_ignored(untied, tiny_decoder):

@@ -149,7 +149,8 @@ def figure_of(rows: list[dict[str, Any]], measure: str = "") -> Any:
     rate.plot(steps, [row["learning_rate"] for row in rows], color="tab:gray", linewidth=0.8, linestyle="--")
     rate.set_ylabel("learning rate (dashed)")
     if measured:
-        best = max(measured, key=lambda row: row[measure])  # the first of equals, as it is exported
+        # The first of equals and never NaN, as it is exported.
+        best = max(measured, key=lambda row: -math.inf if math.isnan(row[measure]) else row[measure])
         panels[1].plot([row["step"] for row in measured], [row[measure] for row in measured], "o-", color="tab:green")
         panels[1].plot(best["step"], best[measure], "*", color="tab:red", markersize=14, label=f"step {best['step']}")
         panels[1].set(ylabel=measure)

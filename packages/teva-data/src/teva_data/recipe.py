@@ -23,7 +23,7 @@ _IDLE = {
     "data.path", "model.name", "model.revision", "model.document_name", "model.document_revision",
     "torch.device", "torch.parity_cosine", "torch.timeout",
     "torch.gradient_cache_check", "torch.export_weights", "torch.strategy", "torch.deepspeed",
-    "torch.reshard_after_forward",
+    "torch.reshard_after_forward", "torch.trackers", "torch.tracker_project",
 }  # fmt: skip
 
 

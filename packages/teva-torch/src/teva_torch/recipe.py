@@ -73,12 +73,22 @@ class TorchSection(Section):
         "first", description="chunks of which the second pass is compared with the first"
     )
     timeout: float = Field(1800.0, gt=0, description="seconds that a process waits for the others under torchrun")
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        [], description="that get the lines of metrics.jsonl too: tensorboard, wandb, trackio (tensorboard,wandb)"
+    )
+    tracker_project: str = Field("teva", min_length=1, description="the project of wandb and trackio")
     export_weights: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the artifact's files; bfloat16 is half the size, and rounds what was trained"
     )
     parity_cosine: float = Field(
         0.9999, gt=0, le=1, description="the export fails where a vector's cosine with a reloaded one is below this"
     )
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _from_words(cls, value: object) -> object:
+        # On a command line: tensorboard,wandb
+        return [one for one in value.split(",") if one] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _trained_in_full(self) -> TorchSection:

@@ -30,7 +30,7 @@ from teva_data.errors import RecipeError
 from teva_data.feed import Feed, TokenBatch
 from teva_data.files import atomic_file, fingerprint, lock_directory, recover, remove_leftovers
 from teva_data.logfile import log_to
-from teva_data.metrics import History, Interval, MetricsLog, draw_loss
+from teva_data.metrics import History, Interval, MetricsLog, draw_loss, read_metrics
 from teva_data.pair import ArtifactPair, load_artifact, load_base
 from teva_data.parity import expect_same, sample_texts
 from teva_data.plan import BatchPlan
@@ -61,6 +61,7 @@ from .model import Retriever
 from .pair import RetrieverPair, base_record, for_training
 from .recipe import read_recipe, torch_section
 from .strategies import SHARDED, choose, prepare
+from .trackers import expect_installed, tracked
 
 logger = logging.getLogger("teva_torch")
 
@@ -150,6 +151,7 @@ class _Run:
         datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
         self.recipe = recipe = resolve(recipe, base, datasets)
         self.settings, self.options = recipe.train, torch_section(recipe)
+        expect_installed(self.options.trackers)
         loss = build_loss(recipe.loss, hidden=base.dim, normalize=bool(recipe.model.normalize))
         self.renderer = training_renderer(recipe, base)
         self.plan = BatchPlan.from_recipe(recipe, datasets)
@@ -209,7 +211,7 @@ class _Run:
     def _prepare_output(self) -> None:
         """Remove what is to be overwritten and what kills left behind; only now that everything else has loaded."""
         if self.overwrite:
-            for old in (self.checkpoints, self.best, self.output / "artifact"):
+            for old in (self.checkpoints, self.best, self.output / "artifact", self.output / "tensorboard"):
                 shutil.rmtree(old, ignore_errors=True)
             (self.output / "metrics.jsonl").unlink(missing_ok=True)
         # By name: the output may be a directory that holds other people's hidden files too.
@@ -364,10 +366,21 @@ class _Run:
             yield lambda row: None, lambda queries, note: None
             return
         each = self.settings.batch_size * self.settings.accumulate
-        metrics = MetricsLog(self.output / "metrics.jsonl", self.start)
+        path, options = self.output / "metrics.jsonl", self.options
+        # Also the lines after the checkpoint, of a run that was killed: trackers keep them.
+        sent = max((row["step"] for row in read_metrics(path)), default=0)
+        metrics = MetricsLog(path, self.start)
         try:
-            with Progress(self.total * each, "train", "queries", done=self.start * each) as progress:
-                yield metrics.write, progress.add
+            with (
+                tracked(self.recipe, options.trackers, options.tracker_project, self.output, sent) as trackers,
+                Progress(self.total * each, "train", "queries", done=self.start * each) as progress,
+            ):
+
+                def write(row: dict[str, Any]) -> None:
+                    metrics.write(row)
+                    trackers.write(row)
+
+                yield write, progress.add
         finally:
             metrics.close()
 
