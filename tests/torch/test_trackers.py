@@ -5,9 +5,9 @@ import json
 import shutil
 
 import pytest
-from teva_torch.metrics import read_metrics
 
 from teva_data.errors import MissingExtraError, RecipeError
+from teva_data.metrics import read_metrics
 from teva_torch.recipe import read_recipe
 from teva_torch.trackers import Trackers
 from teva_torch.training import train
