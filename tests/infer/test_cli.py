@@ -95,7 +95,11 @@ def test_errors_are_one_line_and_status_1(tiny_model, tiny_data, bag, tmp_path, 
 
 
 def test_defaults_are_those_of_the_api():
-    for verb, function in ((cli.encode, encoding.encode), (cli.search, searching.search)):
+    for verb, function in (
+        (cli.encode, encoding.encode),
+        (cli.search, searching.search),
+        (cli.merge, searching.merge_runs),
+    ):
         api = inspect.signature(function).parameters
         for name, parameter in inspect.signature(verb).parameters.items():
             if name == "engine_option":  # key=value words, of which options_of makes engine_options

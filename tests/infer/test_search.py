@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from teva_data.embeddings import Embeddings, EmbeddingWriter
 from teva_data.errors import DataError, MissingExtraError, TevaError
 from teva_data.runs import Run, best_first, read_run
-from teva_infer.searching import on_grid, search
+from teva_infer.searching import merge_runs, on_grid, search
 from teva_infer.topk import EMPTY, TopK, keys
 
 JOB = {"normalized": True, "model_fingerprint": "m1"}
@@ -109,6 +109,69 @@ def test_ties_and_depth_against_integers(tmp_path_factory, data, n, m, dim, dept
     c = store(place / "c", documents, "document", shard)
     run = search(q, c, depth=depth, batch=batch)
     assert hits(run) == brute_force(queries, documents, depth)
+
+
+@pytest.mark.parametrize("depth", [3, 50, 400])
+def test_parts_merged_are_the_whole(pair, tmp_path, depth):
+    documents = unit(300, 16, 2)
+    documents[250:280] = documents[20:50]  # ties across parts
+    q, c = pair(unit(9, 16, 1), documents, shard=17)
+    whole = search(q, c, depth=depth)
+    parts = [search(q, c, tmp_path / f"{n}.tsv", depth=depth, part=(n, 4)) for n in range(4)]
+    merged = read_run(merge_runs(parts, tmp_path / "run.tsv", depth=depth))
+    # A file orders ties by docid; which documents of a tie are in is the corpus's order in both.
+    assert merged == {query_id: best_first(*zip(*found, strict=True)) for query_id, found in whole.items()}
+    other = tmp_path / "other.tsv"
+    other.write_text("q1\td5\t0.5\n")
+    with pytest.raises(DataError, match="not of the same queries"):
+        merge_runs([parts[0], other], tmp_path / "x.tsv")
+    with pytest.raises(DataError, match="document"):
+        merge_runs([parts[0], parts[0]], tmp_path / "x.tsv")
+    with pytest.raises(TevaError, match="found 4 of 4"):
+        search(q, c, part=(4, 4))
+
+
+def test_a_product_on_a_device_gives_the_same_bits(pair):
+    q, c = pair(unit(9, 64, 1), unit(5000, 64, 2), shard=700)
+    assert hits(search(q, c, depth=30, device="auto")) == hits(search(q, c, depth=30))
+    with pytest.raises(TevaError, match="searches on the CPU alone"):
+        search(q, c, backend="faiss", device="cuda")
+
+
+def test_one_document_many_times_over_costs_no_memory_and_no_exactness(pair):
+    base = unit(3, 32, 2)
+    documents = np.concatenate([np.repeat(base, 4000, axis=0), unit(50, 32, 3)])
+    # The last bit of one number: float32 products cannot tell these apart, float64 can.
+    documents[::7, 0] = np.nextafter(documents[::7, 0], np.float32(2))
+    q, c = pair(unit(5, 32, 4), documents, shard=1000)
+    grid = on_grid(q.matrix()) @ on_grid(documents).T
+    narrow = grid.astype(np.float32)
+    for row, found in enumerate(hits(search(q, c, depth=10))):
+        order = np.lexsort((np.arange(len(documents)), -narrow[row]))[:10]
+        assert found == [(f"d{at}", narrow[row, at]) for at in order]
+
+
+def test_float32_cannot_tell_and_the_result_is_right_all_the_same(pair):
+    # Scores that differ by less than float32's error of a product of 768 numbers, in an order that favours the wrong.
+    queries = unit(4, 768, 1)
+    rng = np.random.default_rng(5)
+    documents = np.repeat(unit(1, 768, 2), 3000, axis=0)
+    documents += rng.standard_normal(documents.shape).astype(np.float32) * np.float32(1e-7)
+    q, c = pair(queries, documents)
+    narrow = (on_grid(queries) @ on_grid(documents).T).astype(np.float32)
+    for row, found in enumerate(hits(search(q, c, depth=25))):
+        order = np.lexsort((np.arange(len(documents)), -narrow[row]))[:25]
+        assert names(found) == [f"d{at}" for at in order]
+
+
+def test_a_docid_that_stands_twice_is_refused(tmp_path):
+    vectors = unit(4, 8, 1)
+    q = store(tmp_path / "q", vectors[:1], "query", prefix="q")
+    job = {"role": "document", **JOB}
+    with EmbeddingWriter(tmp_path / "c", job=job, shards=[4], dim=8) as writer:
+        writer.write(0, ["a", "b", "a", "c"], vectors)
+    with pytest.raises(DataError, match=r"a docid stands twice.*found 'a'"):
+        search(q, tmp_path / "c")
 
 
 def test_bits_do_not_depend_on_shards_or_batches(tmp_path):

@@ -18,6 +18,7 @@ that it has length 1. Each row is made by itself: no ranges have to be learnt fi
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import logging
@@ -254,7 +255,9 @@ class Embeddings:
         job = manifest["job"]
         self.dim, self.dtype = int(job["dim"]), str(job["dtype"])
         self.normalized, self.role = bool(job.get("normalized", False)), str(job.get("role", ""))
-        self._starts = np.cumsum([0, *job["shards"]])
+        rows = job["shards"]
+        self._files = [directory / shard_name(shard, len(rows)) for shard in range(len(rows))]
+        self._starts = np.cumsum([0, *rows])
 
     @classmethod
     def open(cls, directory: str | Path, verify: bool = True) -> Embeddings:
@@ -284,6 +287,20 @@ class Embeddings:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def part(self, number: int, count: int) -> Embeddings:
+        """One of ``count`` parts of about equally many shards, in order; number 0 is the first. A part may be empty.
+
+        Raises:
+            TevaError: no such part.
+        """
+        if not 0 <= number < count:
+            raise TevaError(f"part: found {number} of {count}; expected 0 to {count - 1}")
+        low, high = (len(self._files) * each // count for each in (number, number + 1))
+        part = copy.copy(self)
+        part._files = self._files[low:high]
+        part._starts = self._starts[low : high + 1] - self._starts[low]
+        return part
 
     def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield each shard's ids and its vectors, [rows, dim].
@@ -322,6 +339,27 @@ class Embeddings:
                 names[low:high] = found.to_pylist()
         return names[back.reshape(np.shape(rows))]
 
+    def take_vectors(self, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The vectors at some rows, shard by shard.
+
+        Args:
+            rows: integers in 0..len(self)-1, [n], in any order, any number of times.
+            size: rows given at a time at most.
+
+        Yields:
+            Places in ``rows`` and their vectors, float32 or float16 [at most size, dim]; all places once, in the order
+            of the rows.
+        """
+        order = np.argsort(rows, kind="stable")
+        bounds = np.searchsorted(rows[order], self._starts)
+        for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
+            if low == high:
+                continue
+            vectors = self._vectors(self._batch(shard))
+            for start in range(low, high, size):
+                places = order[start : min(start + size, high)]
+                yield places, vectors[rows[places] - self._starts[shard]]
+
     def matrix(self) -> np.ndarray:
         """All vectors as float32 [len(self), dim], in memory."""
         whole = np.empty((len(self), self.dim), dtype=np.float32)
@@ -340,8 +378,7 @@ class Embeddings:
         return numbers
 
     def _batch(self, shard: int) -> Any:
-        path = self.directory / shard_name(shard, len(self._starts) - 1)
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        return pa.ipc.open_file(pa.memory_map(str(self._files[shard]))).get_batch(0)
 
 
 def _stored(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:

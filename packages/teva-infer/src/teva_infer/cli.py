@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 import yaml
 
 from teva_data.commandline import run
@@ -92,6 +93,8 @@ def search(
     batch: int = 4096,
     layout: Literal["tsv", "trec"] = "tsv",
     exclude_self: bool = False,
+    part: tuple[int, int] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Search a corpus's embeddings with queries' embeddings and write a run file.
 
@@ -104,13 +107,36 @@ def search(
         batch: queries that pass over the corpus together.
         layout: tsv is "query_id docid score", trec has TREC's six columns.
         exclude_self: leave out the document whose id is the query's.
+        part: two numbers n and N: search the n-th (from 0) of N parts of the corpus alone; see the verb merge.
+        device: where exact multiplies: cpu, cuda, cuda:1.
     """
     from .searching import search as run_search
 
     run_search(
-        queries, corpus, output, depth=depth, backend=backend, batch=batch, layout=layout, exclude_self=exclude_self
-    )
+        queries, corpus, output, depth=depth, backend=backend, batch=batch, layout=layout, exclude_self=exclude_self,
+        part=part, device=device,
+    )  # fmt: skip
     print(output)
+
+
+def merge(
+    parts: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    *,
+    output: Path,
+    depth: int = 1000,
+    layout: Literal["tsv", "trec"] = "tsv",
+) -> None:
+    """Make one run of the runs over all parts of a corpus (search --part).
+
+    Args:
+        parts: the runs, in the order of the parts.
+        output: the run file.
+        depth: documents for each query.
+        layout: tsv is "query_id docid score", trec has TREC's six columns.
+    """
+    from .searching import merge_runs
+
+    print(merge_runs(parts, output, depth=depth, layout=layout))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,6 +144,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(
         "teva-infer",
         "Encode queries and corpora with a dense retriever, and search them exactly.",
-        {"encode": encode, "search": search},
+        {"encode": encode, "search": search, "merge": merge},
         argv,
     )

@@ -4,13 +4,17 @@ The backend ``exact`` is the reference, and its scores are reproducible to the l
 of 2^-26 of its length and multiplies in float64, where every product and partial sum of such numbers is exact. No
 order of summation, block size, thread count or processor can change such a score, equal documents get equal scores,
 and it is nearer to the true inner product than a float32 product is (the largest error possible is
-sqrt(dim) * 2^-26 of the two lengths; 4e-7 at 768 dimensions, 1e-8 is usual).
+sqrt(dim) * 2^-26 of the two lengths; 4e-7 at 768 dimensions, 1e-8 is usual). Only what a float32 product cannot rule
+out is multiplied so (`teva_infer.filtering`): the result is the same, in a fraction of the time.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,16 +23,20 @@ import numpy as np
 from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, MissingExtraError, TevaError
 from teva_data.progress import Progress
-from teva_data.runs import Run, RunWriter
+from teva_data.runs import Run, RunWriter, iterate_run
 
+from .filtering import Filter, NumpyProduct, Product, tiles
 from .topk import MAX_ROWS, TopK
 
 BATCH = 4096
 """Queries that pass over the corpus together by default."""
 
-TILE = 2048  # corpus rows of one matrix product; with BATCH queries the scores take 96 MiB
-KEPT = 2**26  # hits kept at a time, 512 MiB: very deep searches take fewer queries together than asked for
+EXACT_ROWS = 512  # documents multiplied exactly at a time: they stay in a processor's cache
+KEPT = 2**25  # hits kept at a time, 256 MiB: very deep searches take fewer queries together than asked for
 GRID_BITS = 26  # two factors of 26 bits and the sum's spare bit make the 53 of float64
+
+# Rows of the corpus that are done, and at the end the hits: scores, rows, and whether each place is filled.
+Step = int | tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def search(
@@ -41,6 +49,8 @@ def search(
     batch: int = BATCH,
     layout: Literal["tsv", "trec"] = "tsv",
     exclude_self: bool = False,
+    part: tuple[int, int] | None = None,
+    device: str = "cpu",
 ) -> Run | Path:
     """Find the documents with the greatest inner products for each query.
 
@@ -56,6 +66,10 @@ def search(
         batch: queries that pass over the corpus together; more take memory, fewer read the corpus more often.
         layout: of the run file: "tsv" (query_id, docid, score) or "trec" (six columns).
         exclude_self: leave out the document whose id is the query's (for collections whose queries are documents).
+        part: ``(n, N)``: search the n-th (from 0) of N parts of the corpus alone; :func:`merge_runs` makes one run of
+            the runs of all parts, which any number of processes or machines may make.
+        device: where ``exact`` multiplies: "cpu" (numpy), or what an installed product knows: "cuda", "cuda:1"
+            (teva-torch). The result is the same.
 
     Returns:
         For each query_id its (docid, score) pairs, best first, as `teva_data.runs.read_run` gives them (but for the
@@ -67,12 +81,19 @@ def search(
         MissingExtraError: FAISS is not installed.
     """
     queries, corpus = _opened(queries), _opened(corpus)
+    if part is not None:
+        corpus = corpus.part(*part)
     _check_pair(queries, corpus)
     if depth < 1 or batch < 1:
         raise TevaError(f"depth and batch start at 1; found {depth} and {batch}")
     if backend not in BACKENDS:
         raise TevaError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-    hits = _hits(queries, corpus, depth, BACKENDS[backend], batch, exclude_self)
+    scan = BACKENDS[backend]
+    if device != "cpu":
+        if backend != "exact":
+            raise TevaError(f"device {device!r}: the backend {backend!r} searches on the CPU alone")
+        scan = functools.partial(_scan_exact, product=functools.partial(_device_product(), device=device))
+    hits = _hits(queries, corpus, depth, scan, batch, exclude_self)
     if output is None:
         return {query_id: list(zip(docids, scores, strict=True)) for query_id, docids, scores in hits}
     with RunWriter(Path(output), layout=layout) as run:
@@ -81,11 +102,30 @@ def search(
     return Path(output)
 
 
+def search_block(
+    queries: np.ndarray, corpus: Embeddings, depth: int, backend: Literal["exact", "faiss"] = "exact"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Search with queries that are in memory.
+
+    Args:
+        queries: float32 [Q, dim].
+        corpus: embeddings.
+        depth: documents for each query.
+        backend: as :func:`search` has it.
+
+    Returns:
+        Scores, float32 [Q, depth], best first; corpus rows, int64 [Q, depth]; and which of the places are filled.
+    """
+    *_, last = BACKENDS[backend](queries, corpus, depth)
+    assert not isinstance(last, int)
+    return last
+
+
 def _hits(
     queries: Embeddings,
     corpus: Embeddings,
     depth: int,
-    scan: Callable[..., Iterator[int]],
+    scan: Callable[[np.ndarray, Embeddings, int], Iterator[Step]],
     batch: int,
     exclude_self: bool,
 ) -> Iterator[tuple[str, list[str], list[float]]]:
@@ -96,16 +136,22 @@ def _hits(
     blocks = -(-len(queries) // batch)
     with Progress(blocks * len(corpus), "search", "documents") as progress:
         for query_ids, vectors in _query_blocks(queries, batch):
-            best = TopK(len(vectors), kept)
-            for done in scan(vectors, corpus, best):
-                progress.add(done)
-            scores, rows, filled = best.best()
+            for step in scan(vectors, corpus, kept):
+                if isinstance(step, int):
+                    progress.add(step)
+                else:
+                    scores, rows, filled = step
             docids = corpus.take_ids(np.where(filled, rows, 0))
             for row, query_id in enumerate(query_ids):
                 keep = filled[row]
                 if exclude_self:
                     keep &= docids[row] != query_id
-                yield query_id, docids[row][keep][:depth].tolist(), scores[row][keep][:depth].tolist()
+                found = docids[row][keep][:depth].tolist()
+                if len(set(found)) < len(found):
+                    twice = next(docid for place, docid in enumerate(found) if docid in found[:place])
+                    raise DataError("a docid stands twice in these embeddings", file=corpus.directory, field="id",
+                                    found=twice, expected="each once", hint="Encode the corpus without it")  # fmt: skip
+                yield query_id, found, scores[row][keep][:depth].tolist()
 
 
 def _query_blocks(queries: Embeddings, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -126,40 +172,52 @@ def _query_blocks(queries: Embeddings, batch: int) -> Iterator[tuple[list[str], 
         yield ids, np.concatenate(parts)
 
 
-def _scan_exact(queries: np.ndarray, corpus: Embeddings, best: TopK) -> Iterator[int]:
-    """Score all documents for a block of queries, float32 [Q, dim]; yields the rows done, bit by bit."""
+def _scan_exact(
+    queries: np.ndarray, corpus: Embeddings, depth: int, product: Callable[[np.ndarray], Product] = NumpyProduct
+) -> Iterator[Step]:
+    """Search with a block of queries, float32 [Q, dim]; yields the rows done bit by bit, and the hits at the end."""
     left = on_grid(queries)
-    scores = np.empty((len(queries), TILE))
+
+    def exact(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        scores = np.empty(len(rows), dtype=np.float32)
+        for places, vectors in corpus.take_vectors(rows, EXACT_ROWS):
+            scores[places] = np.einsum("nd,nd->n", left[query[places]], on_grid(vectors))
+        return scores
+
+    kept = Filter(queries, depth, product(queries), exact)
     first = 0
-    for shard in corpus.vectors():
-        for start in range(0, len(shard), TILE):
-            right = on_grid(shard[start : start + TILE])
-            tile = np.matmul(left, right.T, out=scores[:, : len(right)] if len(right) == TILE else None)
-            with np.errstate(over="ignore"):
-                narrow = tile.astype(np.float32)
-            if not np.isfinite(narrow).all():
-                raise DataError("scores too large for float32", file=corpus.directory, field="vector",
-                                hint="These vectors are too long for inner products; normalise them")  # fmt: skip
-            best.add_block(narrow, first)
-            first += len(right)
-            yield len(right)
+    for tile in tiles(corpus.vectors(), len(queries)):
+        try:
+            kept.add(tile, first)
+        except OverflowError as error:
+            raise DataError(
+                str(error), file=corpus.directory, field="vector",
+                hint="These vectors are too long for inner products; normalise them",
+            ) from error  # fmt: skip
+        first += len(tile)
+        yield len(tile)
+    yield kept.best()
 
 
-def _scan_faiss(queries: np.ndarray, corpus: Embeddings, best: TopK) -> Iterator[int]:
+def _scan_faiss(queries: np.ndarray, corpus: Embeddings, depth: int) -> Iterator[Step]:
     """As `_scan_exact`, with one flat FAISS index for each shard."""
     faiss = _faiss()
+    best = TopK(len(queries), depth)
     first = 0
     for shard in corpus.vectors():
         index = faiss.IndexFlatIP(corpus.dim)
         index.add(np.ascontiguousarray(shard, dtype=np.float32))
         # FAISS answers with row -1 where there are fewer documents than asked for.
-        scores, rows = index.search(queries, min(best.depth, len(shard)))
+        scores, rows = index.search(queries, min(depth, len(shard)))
         best.add_hits(scores, rows + first)
         first += len(shard)
         yield len(shard)
+    yield best.best()
 
 
-BACKENDS: dict[str, Callable[..., Iterator[int]]] = {"exact": _scan_exact, "faiss": _scan_faiss}
+BACKENDS: dict[str, Callable[[np.ndarray, Embeddings, int], Iterator[Step]]] = {
+    "exact": _scan_exact, "faiss": _scan_faiss,
+}  # fmt: skip
 
 
 def on_grid(vectors: np.ndarray) -> np.ndarray:
@@ -179,6 +237,42 @@ def on_grid(vectors: np.ndarray) -> np.ndarray:
     np.rint(numbers, out=numbers)
     numbers *= np.ldexp(1.0, exponents - GRID_BITS)[:, None]
     return numbers
+
+
+def merge_runs(
+    parts: Sequence[str | Path], output: str | Path, *, depth: int = 1000, layout: Literal["tsv", "trec"] = "tsv"
+) -> Path:
+    """Make one run of the runs over parts of a corpus.
+
+    Args:
+        parts: the runs of all parts, of the same queries in the same order, as :func:`search` writes them; in the order
+            of the parts, so that equal scores keep the order of the corpus.
+        output: the run file.
+        depth: documents for each query.
+        layout: as :func:`search` has it.
+
+    Raises:
+        DataError: the runs do not have the same queries, or two of them have the same document.
+    """
+    with RunWriter(Path(output), layout=layout) as run, Progress(None, "merge", "queries") as progress:
+        for lines in itertools.zip_longest(*map(iterate_run, parts)):
+            names = {line and line.query_id for line in lines}
+            if len(names) > 1:
+                raise DataError("these runs are not of the same queries", file=parts[0], found=sorted(map(str, names)),
+                                expected="one query at this place in all", hint="Search each part again with the same queries")  # fmt: skip  # noqa: E501
+            pairs = [pair for line in lines for pair in line.pairs]
+            # Stable, so that of equal scores the earlier part's stand first.
+            pairs.sort(key=lambda pair: -pair[1])
+            run.write(lines[0].query_id, *map(list, zip(*pairs[:depth], strict=True)))
+            progress.add(1)
+    return Path(output)
+
+
+def _device_product() -> Callable[..., Product]:
+    for point in importlib.metadata.entry_points(group="teva_infer.products"):
+        found: Callable[..., Product] = point.load()
+        return found
+    raise MissingExtraError("search on a device", "teva-infer[torch]")
 
 
 def _faiss() -> Any:

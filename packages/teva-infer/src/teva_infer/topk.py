@@ -27,24 +27,6 @@ class TopK:
     def __init__(self, queries: int, depth: int) -> None:
         self.depth = depth
         self._keys = np.full((queries, depth), EMPTY, dtype=np.uint64)
-        self._worst = np.full((queries, 1), -np.inf, dtype=np.float32)
-
-    def add_block(self, scores: np.ndarray, first_row: int) -> None:
-        """Take in the scores of a stretch of the corpus that begins after all rows taken in so far.
-
-        Args:
-            scores: float32 [Q, n], finite.
-            first_row: the corpus row of the first column.
-        """
-        # A later row with the same score ranks behind, so only a greater score can enter.
-        query, column = np.nonzero(scores > self._worst)
-        if not len(query):
-            return
-        counts = np.bincount(query, minlength=len(scores))
-        place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-        new = np.full((len(scores), counts.max()), EMPTY, dtype=np.uint64)
-        new[query, place] = keys(scores[query, column], first_row + column)
-        self._keep(new)
 
     def add_hits(self, scores: np.ndarray, rows: np.ndarray) -> None:
         """Take in hits: float32 [Q, n] and their corpus rows, integers [Q, n]."""
@@ -53,16 +35,13 @@ class TopK:
     def best(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The hits, best first: scores float32 [Q, depth], rows int64 [Q, depth], and whether each place is filled."""
         found = np.sort(self._keys, axis=1)
-        scores, rows = _scores(found), (found & _LOW).astype(np.int64)
-        return scores, rows, found != EMPTY
+        return scores_of(found), rows_of(found), found != EMPTY
 
     def _keep(self, new: np.ndarray) -> None:
         depth = self._keys.shape[1]
         both = np.concatenate([self._keys, new], axis=1)
         both.partition(depth - 1, axis=1)
         self._keys = np.ascontiguousarray(both[:, :depth])
-        last = self._keys[:, depth - 1 :]
-        self._worst = np.where(last == EMPTY, np.float32(-np.inf), _scores(last))
 
 
 def keys(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -73,6 +52,12 @@ def keys(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (descending.astype(np.uint64) << _SHIFT) | rows.astype(np.uint64)
 
 
-def _scores(found: np.ndarray) -> np.ndarray:
+def rows_of(found: np.ndarray) -> np.ndarray:
+    """The rows of keys, int64."""
+    return (found & _LOW).astype(np.int64)
+
+
+def scores_of(found: np.ndarray) -> np.ndarray:
+    """The scores of keys, float32; NaN of an empty place."""
     descending = (found >> _SHIFT).astype(np.uint32)
     return np.where(descending & _SIGN, descending, ~descending & ~_SIGN).view(np.float32)
