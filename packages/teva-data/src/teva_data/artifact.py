@@ -137,7 +137,7 @@ class Artifact:
         deciding = {
             str(file.relative_to(self.path)): file
             for file in files
-            if file.suffix in kinds and file.name != TEVA_FILE and file.is_file()
+            if file.suffix in kinds and file.name not in (TEVA_FILE, "probes.json") and file.is_file()
         }
         return fingerprint({name: checksum(deciding[name]) for name in sorted(deciding)})
 

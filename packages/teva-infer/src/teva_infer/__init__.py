@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from .encoder import Encoder
     from .encoding import encode
     from .engines import Engine
-    from .searching import search
+    from .searching import merge_runs, search
+    from .verifying import verify
 
 __version__ = importlib.metadata.version("teva-infer")
 
-__all__ = ["Encoder", "Engine", "__version__", "encode", "search"]
+__all__ = ["Encoder", "Engine", "__version__", "encode", "merge_runs", "search", "verify"]
 
-_HOMES = {"Encoder": ".encoder", "Engine": ".engines", "encode": ".encoding", "search": ".searching"}
+_HOMES = {
+    "Encoder": ".encoder", "Engine": ".engines", "encode": ".encoding", "merge_runs": ".searching",
+    "search": ".searching", "verify": ".verifying",
+}  # fmt: skip
 # No module is named like a public function: importing it would put the module in the function's place.
 
 

@@ -139,11 +139,50 @@ def merge(
     print(merge_runs(parts, output, depth=depth, layout=layout))
 
 
+def verify(
+    model: str,
+    /,
+    *,
+    engines: tuple[str, ...] = (),
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    threshold: float | None = None,
+    url: str | None = None,
+    vllm_python: Path | None = None,
+    store: bool = True,
+) -> int:
+    """Compare the vectors of every runtime with those of the trained model; exit status 1 where they differ.
+
+    Args:
+        model: a model directory (of teva or of sentence-transformers) or a hub id.
+        engines: the runtimes: torch, jax, vllm, http, sentence-transformers; all that are installed where not given.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dtype: what all compute in.
+        threshold: the smallest cosine that passes; 0.99999 in float32, 0.9999 in float16, 0.999 in bfloat16.
+        url: a running server to compare too (the engine http), e.g. http://localhost:8000.
+        vllm_python: the interpreter of an environment that has vLLM.
+        store: put the figures into the model's teva.json.
+    """
+    from .verifying import verify as run_verify
+
+    options: dict[str, dict[str, Any]] = {}
+    if url:
+        options["http"] = {"url": url}
+    if vllm_python:
+        options["vllm"] = {"python": str(vllm_python)}
+    report = run_verify(
+        model, engines=engines or None, engine_options=options, device=device, dtype=dtype, threshold=threshold,
+        store=store,
+    )  # fmt: skip
+    print(report.table())
+    return 0 if report.passed else 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     return run(
         "teva-infer",
         "Encode queries and corpora with a dense retriever, and search them exactly.",
-        {"encode": encode, "search": search, "merge": merge},
+        {"encode": encode, "search": search, "merge": merge, "verify": verify},
         argv,
     )

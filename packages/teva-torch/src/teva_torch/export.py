@@ -124,10 +124,15 @@ def write_artifact(
     Raises:
         ParityError: a runtime gives other vectors; the directory is left as it was.
     """
+
+    def check(written: Path) -> dict[str, Any]:
+        figures = parity.check(model, renderer, written, texts, threshold)
+        parity.store_probes(model, renderer, written)
+        return figures
+
     return exporting.write_artifact(
         directory, renderer, pooling=pooling, normalize=model.normalize, dim=model.backbone.config.hidden_size,
-        teva=teva, card=card, save=save,
-        check=lambda written: parity.check(model, renderer, written, texts, threshold),
+        teva=teva, card=card, save=save, check=check,
     )  # fmt: skip
 
 

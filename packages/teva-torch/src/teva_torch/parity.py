@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import torch
+from teva_data import probes
 from teva_data.artifact import Artifact
 from teva_data.parity import Vectors, gate, rendered
 from teva_data.rendering import Renderer
@@ -55,6 +56,19 @@ def check(
         versions["sentence-transformers"] = sentence_transformers.__version__
     found = {name: (versions[name], each) for name, each in vectors.items()}
     return gate(expected, found, threshold, key="torch.parity_cosine", base=base)
+
+
+def store_probes(trained: Retriever, renderer: Renderer, directory: Path) -> None:
+    """Store what the trained model gives for the probes, for `teva-infer verify`, in an artifact's directory."""
+    found = probes.probe_set(renderer)
+    ids = renderer.tokenize(probes.rendered(found, renderer))
+    engine = TorchEngine(trained)
+    vectors = np.concatenate([engine.encode([row]) for row in ids])
+    base = None
+    if is_adapted(trained.backbone):
+        with trained.backbone.disable_adapter():
+            base = np.concatenate([engine.encode([row]) for row in ids])
+    probes.write_probes(directory, found, vectors, base)
 
 
 def _without_adapter(trained: Retriever, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors | None:
