@@ -64,7 +64,9 @@ class TorchSection(Section):
         False, description="keep a layer's input alone for the backward pass: less memory, a third more time"
     )
     chunk_tokens: int | None = Field(
-        None, ge=1, description="tokens, padding included, of one forward pass; empty: 1024 on cpu, 16384 elsewhere"
+        None,
+        ge=1,
+        description="tokens, padding included, at most, of one forward pass; empty: 16384, with gradient_cache on cpu 1024",
     )
     gradient_cache: bool = Field(
         False, description="encode each chunk twice and keep the activations of one: large batches in little memory"
