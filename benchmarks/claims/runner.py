@@ -33,6 +33,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "real_run": ("eval",),
     "data": ("data_order", "data_convert"),
     "torch": ("torch_speed",),
+    "scale": ("scale_plan",),
 }
 NEEDS = ("data", "gpu")
 SCHEMA = "1"

@@ -55,11 +55,17 @@ def sharded_memory(context: Context) -> Result:
     """Bytes of all tensors alive in a process (benchmarks/sharded_memory.py), between steps."""
     found = {name: _memory(name, context.work) for name in ("ddp", "fsdp2", "zero3")}
     count = found["ddp"]["parameters"]
-    # Between steps: weights and two moments; ZeRO-3 has masters, gradients and the bucket that they leave through too.
+    from teva_torch.planning.layout import Sizes, layout
     from teva_torch.strategies.zero import settings_of
 
-    bucket = 4 * settings_of("zero3")["zero_optimization"]["reduce_bucket_size"]
-    predicted = {"ddp": 12 * count, "fsdp2": 12 * count / 2, "zero3": 20 * count / 2 + bucket}
+    # Between steps: what `teva-torch plan` takes for weights, masters and moments; ZeRO-3's gradients stand.
+    size = Sizes(count, count, 4 * count, 0, count, 0, 0, count)
+    zero = settings_of("zero3")["zero_optimization"]
+    held = {name: layout(name, size, 2, half=False, optimizer="adamw", zero=zero) for name in found}
+    predicted = {
+        name: one.weights + one.masters + one.optimizer + (one.gradients if one.standing else 0)
+        for name, one in held.items()
+    }
     figures: dict[str, Any] = {"parameters": count}
     worst = 0.0
     for name, each in predicted.items():

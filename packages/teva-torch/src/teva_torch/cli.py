@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_
 import os
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``teva-torch``; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     overrides: list[str] = []
-    if words[:1] == ["train"]:
+    if words[:1] in (["train"], ["plan"]):
         words, overrides = commandline.split_overrides(words)
 
     def train(
@@ -45,6 +46,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # under torchrun, one of the processes speaks for all
             print(f"{result.artifact.path}  (loss {result.loss:.4f} after {result.steps} steps)")
 
+    def plan(
+        recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")],
+        *,
+        gpu: str,
+        gpus: int = 1,
+        config: Path | None = None,
+        json: bool = False,
+    ) -> None:
+        """Memory of each GPU by part, the time of a step, and what would fit, before anything is loaded.
+
+        The model's configuration is all that is read; it is run on tensors that have shapes and no values. Any key of
+        the recipe can be replaced, as for train: `--torch.strategy fsdp2`.
+
+        Args:
+            recipe: a YAML file, or the name of a recipe that ships with teva-torch.
+            gpu: H100, A100-80, L40S, RTX-4090, ... in whatever way it is written; cpu: the memory of tensors alone.
+            gpus: how many; each is a process that shares the batch.
+            config: the model's config.json, where model.name cannot be reached.
+            json: print JSON: bytes and seconds.
+        """
+        from .planning import as_json, as_text
+        from .planning import plan as plan_
+
+        found = plan_(recipe, overrides, gpu=gpu, gpus=gpus, config=config)
+        print(json_.dumps(as_json(found), indent=2) if json else as_text(found))
+
     if words[:1] == ["train"]:
         from .init import key_table
 
@@ -54,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commandline.run(
         "teva-torch",
         "Trains dense retrievers on PyTorch: a recipe in, an artifact out.",
-        {"train": train, "init": init, "export": export, "merge": merge, "recipes": recipes},
+        {"train": train, "plan": plan, "init": init, "export": export, "merge": merge, "recipes": recipes},
         words,
     )
 

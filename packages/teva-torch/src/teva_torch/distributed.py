@@ -26,7 +26,7 @@ _GRACE = 0.2  # seconds
 _LAST_WORDS = 1.0  # seconds in which the others hear what this process told them last, before its connections close
 # What torch's messages hold where an exchange within a model's pass failed: they have no type of their own.
 _LOST = ("onnection closed", "onnection reset", "NCCL", "imed out", "gloo")
-_BUCKET = 8 * 1024 * 1024  # elements of one exchange: large enough to keep a link busy, small beside a model
+BUCKET = 8 * 1024 * 1024  # elements of one exchange: large enough to keep a link busy, small beside a model
 
 
 class ProcessError(TevaError):
@@ -276,7 +276,7 @@ def _peers() -> Iterator[None]:
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     for tensor in tensors:
-        if bucket and sum(one.numel() for one in bucket) + tensor.numel() > _BUCKET:
+        if bucket and sum(one.numel() for one in bucket) + tensor.numel() > BUCKET:
             yield bucket
             bucket = []
         bucket.append(tensor)
