@@ -24,8 +24,8 @@ import numpy as np
 from benchmarks.sharded_memory import alive
 
 if TYPE_CHECKING:
+    from teva_data.feed import TokenBatch
     from teva_torch.distributed import Processes
-    from teva_torch.feed import TokenBatch
     from teva_torch.model import Retriever
 
 ROOT = Path(__file__).parents[1]
@@ -60,8 +60,8 @@ def make_data(directory: Path, queries: int, negatives: int) -> Path:
 def make_batch(recipe: Any, data: Path, vocabulary: int, processes: Processes) -> TokenBatch:
     """A process's part of a batch: every other text is as long as may be, the others a token less."""
     from teva_data.dataset import Dataset
+    from teva_data.feed import TokenBatch
     from teva_data.plan import BatchPlan
-    from teva_torch.feed import TokenBatch
 
     settings = {"batch_size": recipe.train.batch_size, "negatives": recipe.data.negatives, "seed": 1}
     batch = BatchPlan.of(Dataset.open(data), "train", **settings).batch(0, processes.rank, processes.world)

@@ -33,7 +33,7 @@ def recipe(*, queries: int, negatives: int, length: int, precision: str = "float
         "model": {"name": "-", "query_max_length": 16, "document_max_length": length, "pooling": "mean"},
         "data": {"path": "-", "negatives": negatives},
         "train": {"output": "-", "steps": 1, "batch_size": queries, "precision": precision},
-        "torch": {"device": "cpu", **options},
+        "torch": {"device": "cpu", "attention": "sdpa", **options},
     }
 
 

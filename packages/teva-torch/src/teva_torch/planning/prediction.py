@@ -173,7 +173,8 @@ def build_of(recipe: Recipe, strategy: str, gpu: Gpu) -> Build:
 
 def chunk_tokens(recipe: Recipe, gpu: Gpu) -> int:
     """Tokens of a pass, as training has it."""
-    return torch_section(recipe).chunk_tokens or (1024 if gpu.name == "cpu" else 16384)
+    options = torch_section(recipe)
+    return options.chunk_tokens or (1024 if options.gradient_cache and gpu.name == "cpu" else 16384)
 
 
 def chunks_of(load: Load, tokens: int) -> list[tuple[tuple[int, int], int]]:
