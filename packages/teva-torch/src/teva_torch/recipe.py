@@ -66,7 +66,7 @@ class TorchSection(Section):
     chunk_tokens: int | None = Field(
         None,
         ge=1,
-        description="tokens, padding included, at most, of one forward pass; empty: 16384, with gradient_cache on cpu 1024",
+        description="tokens of one forward pass, padding included, at most; empty: 16384; cached on cpu, 1024",
     )
     gradient_cache: bool = Field(
         False, description="encode each chunk twice and keep the activations of one: large batches in little memory"
