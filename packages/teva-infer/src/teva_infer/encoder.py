@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,18 @@ class Encoder:
     def of(self, role: str) -> Encoder:
         """What encodes a role: this encoder; a pair has one for each."""
         return self
+
+    def with_prompts(self, *, query: str | None = None, document: str | None = None) -> Encoder:
+        """The same model with other prompts; those that are None stay as they are."""
+        other, mine = copy.copy(self), self.renderer
+        other.renderer = Renderer(
+            mine.tokenizer,
+            query_prompt=mine.query_prompt if query is None else query,
+            document_prompt=mine.document_prompt if document is None else document,
+            max_length=mine.max_length,
+            lowercase=mine.lowercase,
+        )
+        return other
 
     def encode_queries(
         self, texts: Sequence[str], *, prompt: str | None = None, batch_tokens: int = BATCH_TOKENS
@@ -311,6 +324,10 @@ class EncoderPair(Encoder):
     def encode_documents(self, documents: Sequence[Any], *, batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
         """As :meth:`Encoder.encode_documents`, by the documents' encoder."""
         return self.document.encode_documents(documents, batch_tokens=batch_tokens)
+
+    def with_prompts(self, *, query: str | None = None, document: str | None = None) -> Encoder:
+        """As :meth:`Encoder.with_prompts`, of both."""
+        return EncoderPair(*(each.with_prompts(query=query, document=document) for each in (self.query, self.document)))
 
     def encode_rows(self, *_: object, **__: object) -> np.ndarray:
         """Refused: tokens do not say whose they are.
