@@ -42,7 +42,6 @@ def test_the_test_above_sees_heavy_imports():
 def test_importing_the_package_is_cheap_and_names_are_there():
     code = f"import sys, teva_infer; print([n for n in {(*HEAVY, 'numpy')!r} if n in sys.modules], dir(teva_infer))"
     assert fresh(code).strip() == f"[] {sorted(teva_infer.__all__)}"
-    assert sorted(teva_infer.__all__) == ["Encoder", "Engine", "__version__", "encode", "search"]
     assert teva_infer.__version__ == importlib.metadata.version("teva-infer")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = teva_infer.nothing

@@ -239,11 +239,76 @@ def mine(
         print(path)
 
 
+def deploy(
+    model: str,
+    /,
+    *,
+    runtime: Literal["vllm", "tei"] = "vllm",
+    port: int = 8000,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    name: str | None = None,
+    url: str | None = None,
+) -> int:
+    """Print the command that serves a model, with requests that hold its prompts; exit status 1 where it would not fit.
+
+    Args:
+        model: a model directory (of teva or of sentence-transformers) or a hub id.
+        runtime: vllm (vllm serve) or tei (text-embeddings-router).
+        port: where it listens; a pair of encoders takes this one and the next.
+        dtype: what it computes in.
+        name: under which clients ask for it.
+        url: the running server: its vectors are compared with the trained model's. Not of a pair.
+    """
+    from .deploying import deploy as run_deploy
+
+    found = run_deploy(model, runtime=runtime, port=port, dtype=dtype, name=name)
+    print("\n\n".join(each.text() for each in found))
+    fits = not any(each.problems for each in found)
+    if url is None:
+        print(f"# Once it runs: teva-infer verify {model} --engines http --url {found[0].url}")
+        return 0 if fits else 1
+    return max(verify(model, engines=("http",), url=url, dtype=dtype, store=False), int(not fits))
+
+
+def import_tevatron(
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    *,
+    output: Path,
+    role: Literal["query", "document"],
+    model: str,
+    unpickle: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Turn embeddings that Tevatron pickled, (vectors, ids), into shards. Nothing else here reads a pickle.
+
+    Args:
+        files: the pickles, in order.
+        output: the directory for the shards.
+        role: whose they are.
+        model: a name for the model, the same for queries and documents that belong together.
+        unpickle: needed: a pickle can run code. It is read by an unpickler that knows numpy's arrays alone.
+        overwrite: remove other embeddings that lie in the output directory.
+    """
+    from .tevatron import import_embeddings
+
+    found = import_embeddings(files, output, role=role, model=model, unpickle=unpickle, overwrite=overwrite)
+    print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     return run(
         "teva-infer",
         "Encode queries and corpora with a dense retriever, and search them exactly.",
-        {"encode": encode, "search": search, "merge": merge, "mine": mine, "verify": verify},
+        {
+            "encode": encode,
+            "search": search,
+            "merge": merge,
+            "mine": mine,
+            "verify": verify,
+            "deploy": deploy,
+            "import-tevatron": import_tevatron,
+        },
         argv,
     )

@@ -1,0 +1,1 @@
+"""Retrieval and generation in vLLM side by side."""
