@@ -2,8 +2,8 @@
 
     uv run --group vllm python -m examples.rag RETRIEVER GENERATOR DATA "who wrote Faust?" "capital of Peru"
 
-The retriever runs in vLLM in a process of its own (teva-infer's engine ``vllm``), with the prompts, limit and pooling of
-its artifact; the generator in this one. On one GPU each gets the share ``--memory`` of its memory.
+The retriever runs in vLLM in a process of its own (teva-infer's engine ``vllm``), with the prompts, limit and pooling
+of its artifact; the generator in this one. On one GPU each gets the share ``--memory`` of its memory.
 """
 
 from __future__ import annotations
