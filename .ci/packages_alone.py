@@ -40,14 +40,15 @@ def run(*words: str | Path) -> None:
 
 
 def main() -> None:
-    """All packages, one after another."""
+    """All packages, one after another; or those that are named."""
+    chosen = sys.argv[1:] or list(WITHOUT)
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         run("uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", work / "dist", ROOT)
         constraints = work / "constraints.txt"
         constraints.write_text("\n".join(settings["constraint-dependencies"]))
-        for package, without in WITHOUT.items():
+        for package, without in ((name, WITHOUT[name]) for name in chosen):
             module = package.replace("-", "_")
             environment = work / package
             run("uv", "venv", "--quiet", "--python", f"{sys.version_info[0]}.{sys.version_info[1]}", environment)

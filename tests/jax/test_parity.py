@@ -1,37 +1,52 @@
-"""Hidden states of real tokens against transformers' own, float32 on the CPU."""
+"""Hidden states of real tokens against transformers' own, float32 on the CPU: every family, and what sets traps."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from tests.torch.backbones import DECODERS, make
+from benchmarks.jax_models import CASES, Case, _minilm, _real_texts, compare, make, texts
 
-import jax
-import torch
-from teva_jax import Retriever, make_mesh
-
-# Full length, short, one token, a text without its end; `<pad>` inside a text is a trap of RoBERTa's positions.
-IDS = [[3, 5, 9, 11, 20, 21, 8, 30, 31, 7, 2], [3, 12, 2], [3], [3, 40, 41, 1, 6, 2, 9]]
+ONE = {"one device": (1, 1, 1)}
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    return make_mesh(data=1, fsdp=1, devices=jax.devices()[:1])
+@pytest.mark.parametrize("name", CASES)
+def test_hidden_states(tmp_path, name):
+    case = CASES[name]
+    found = compare(make(tmp_path, case), case, texts(), ONE)
+    size = found.pop("size of the largest state")
+    assert size > 1
+    assert len(found) == 2 + case.decoder
+    assert max(found.values()) <= 2e-5, found
 
 
-@pytest.mark.parametrize("name", ["Bert", "XLMRoberta", *DECODERS])
-def test_hidden_states(tmp_path, mesh, name):
-    from transformers import AutoModel
+def test_the_real_minilm():
+    found = compare(_minilm(), Case("Bert"), _real_texts(), ONE)
+    del found["size of the largest state"]
+    assert max(found.values()) <= 1e-4, found
 
-    path = make(tmp_path / "model", name)
-    retriever, params = Retriever.load(path, mesh, pooling="last")
-    ids = np.zeros((len(IDS), 11), np.int32)
-    for row, tokens in enumerate(IDS):
-        ids[row, : len(tokens)] = tokens
-    lengths = np.array([len(tokens) for tokens in IDS], np.int32)
-    hidden = np.asarray(jax.jit(retriever.model.hidden)(params, ids, lengths))
-    model = AutoModel.from_pretrained(path, attn_implementation="eager").eval()
-    for row, tokens in enumerate(IDS):
-        with torch.no_grad():
-            expected = model(input_ids=torch.tensor([tokens])).last_hidden_state[0].numpy()
-        np.testing.assert_allclose(hidden[row, : len(tokens)], expected, rtol=0, atol=1e-5)
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("bert", {"num_attention_heads": 2}),
+        ("mistral, window 6", {"sliding_window": 7}),
+        ("gemma2", {"query_pre_attn_scalar": 8}),
+    ],
+)
+def test_a_wrong_model_is_seen(tmp_path, name, changes):
+    """The comparison can fail: transformers computes with one setting changed."""
+    import json
+
+    case = CASES[name]
+    path = make(tmp_path, case)
+    right = compare(path, case, texts(), ONE)
+    from teva_jax import models
+
+    config = json.loads((path / "config.json").read_text())
+    original = models.read_config
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+    wrong_config = original(path)
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "read_config", lambda *_, **__: wrong_config)
+        wrong = compare(path, case, texts(), ONE)
+    assert wrong["one device, alone"] > 100 * right["one device, alone"]
