@@ -36,7 +36,7 @@ def test_vllm_gives_the_trained_vectors(tmp_path, name):
         # vLLM's attention on a CPU has no heads of 8.
         changes = {**_DECODER, "head_dim": 32, "vocab_size": VOCABULARY}
         path, settings = _with_tokenizer(make(tmp_path / "base", Case("Qwen3", changes))), LoraSettings(8, 16)
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    mesh = make_mesh()
     base = Artifact.load(path)
     pooling = "mean" if settings is None else "last"
     retriever, params = Retriever.load(base, mesh, pooling=pooling, normalize=True, lora=settings)

@@ -23,6 +23,7 @@ AXES = ("data", "fsdp", "tensor")
 # What an array's axis means -> the mesh's axes that hold its parts. What is not here is an error, never "replicated".
 RULES: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "rows": ("data",),  # a batch, while another of its axes lies on fsdp
     "length": (),
     "layers": (),
     "vocab": ("tensor",),

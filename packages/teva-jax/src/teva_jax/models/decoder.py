@@ -131,7 +131,7 @@ class Decoder(nnx.Module):
     def begin(self, ids: jax.Array, scene: Scene, key: jax.Array | None) -> jax.Array:
         """[B, T] to [B, T, H]."""
         del key
-        x = self.embed_tokens(ids, scene.dtype)
+        x = self.embed_tokens(ids, scene.dtype, scene.mesh)
         scene.rope = tuple(tables(dict(each), self.size, ids.shape[1]) for each in self.rope)
         return x if self.scale is None else x * jnp.asarray(self.scale, x.dtype)
 

@@ -79,8 +79,10 @@ class Embeddings(nnx.Module):
             # As fairseq counts: a padding token inside a text has the padding's place, and those behind it one less.
             real = (ids != self.padding).astype(jnp.int32)
             places = jnp.cumsum(real, axis=1) * real + self.padding
-        x = self.word_embeddings(ids, scene.dtype) + self.token_type_embeddings(jnp.zeros((1, 1), int), scene.dtype)
-        x = self.LayerNorm(x + self.position_embeddings(places, scene.dtype))
+        x = self.word_embeddings(ids, scene.dtype, scene.mesh) + self.token_type_embeddings(
+            jnp.zeros((1, 1), int), scene.dtype
+        )
+        x = self.LayerNorm(x + self.position_embeddings(places, scene.dtype, scene.mesh))
         return dropout(x, self.rate, key)
 
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 import jax
 from teva_data.errors import ArtifactError
+from teva_jax.mesh import constrain
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -63,9 +65,12 @@ class Embedding(nnx.Module):
     def __init__(self, entries: int, width: int, axes: tuple[str, str]) -> None:
         self.weight = parameter((entries, width), axes)
 
-    def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """[...] to [..., width]."""
-        return self.weight[...][ids].astype(dtype)
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype, mesh: Mesh | None = None) -> jax.Array:
+        """[B, T] to [B, T, width]."""
+        # Each device looks up its part of the width for the texts of its whole fsdp group, and the group exchanges
+        # them: without saying so, the compiler gives every device all of it.
+        found = self.weight[...][constrain(ids, ("rows", "length"), mesh)].astype(dtype)
+        return constrain(constrain(found, ("rows", "length", "embed"), mesh), ("batch", "length", None), mesh)
 
 
 class LayerNorm(nnx.Module):
