@@ -5,26 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from tests.reference import cases
 from tests.reference import losses as reference
 
 import torch
 from teva_torch.losses import Targets
 
 
-@dataclasses.dataclass
-class Case:
-    """Vectors are float64 numbers that float32 holds exactly, so that both sides see the same input."""
-
-    queries: np.ndarray
-    documents: np.ndarray
-    positive: list
-    relevant: list
-    groups: np.ndarray
-    scores: np.ndarray
-
-    @property
-    def whole(self):
-        return (0, len(self.queries))
+class Case(cases.Case):
+    """A case as tensors."""
 
     def tensors(self, dtype=torch.float32):
         return [
@@ -34,8 +23,7 @@ class Case:
 
     def targets(self, own=None):
         first, last = own or self.whole
-        excluded = [(i, c) for i, right in enumerate(self.relevant) for c in sorted(right - {self.positive[i]})]
-        excluded = np.array(excluded, dtype=np.int64).reshape(-1, 2)
+        excluded = self.excluded
         here = excluded[(excluded[:, 0] >= first) & (excluded[:, 0] < last)] - (first, 0)
         return Targets(
             own=(first, last),
@@ -48,24 +36,10 @@ class Case:
         )
 
 
-def make_case(seed, queries=5, documents=9, negatives=3, dim=6, normalize=True):
-    """Q queries with one to three right documents each, some shared; negatives that are not right, some missing."""
-    random = np.random.default_rng(seed)
-    relevant = [set(random.choice(documents, random.integers(1, 4), replace=True).tolist()) for _ in range(queries)]
-    positive = [int(random.choice(sorted(right))) for right in relevant]
-    groups = np.full((queries, 1 + negatives), -1, dtype=np.int64)
-    for i, right in enumerate(relevant):
-        wrong = random.permutation([c for c in range(documents) if c not in right])
-        wrong = wrong[: random.integers(0, negatives + 1)]
-        groups[i, 0], groups[i, 1 : 1 + len(wrong)] = positive[i], wrong
-    scores = np.where(groups >= 0, random.normal(size=groups.shape) * 3, np.nan).astype(np.float32).astype(np.float64)
-
-    def vectors(count):
-        made = random.normal(size=(count, dim))
-        made /= np.linalg.norm(made, axis=1, keepdims=True) if normalize else 1
-        return made.astype(np.float32).astype(np.float64)
-
-    return Case(vectors(queries), vectors(documents), positive, relevant, groups, scores)
+def make_case(*args, **kwargs):
+    """See :func:`tests.reference.cases.make_case`."""
+    made = cases.make_case(*args, **kwargs)
+    return Case(**{field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
 
 
 def relative(found, expected):
