@@ -8,3 +8,21 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 # XLA's pool of threads: with fewer than devices, they wait for each other until one gives up.
 os.environ["NPROC"] = "16"
+
+import pytest
+
+
+@pytest.fixture
+def recipe(tiny_model, tiny_data, tmp_path):
+    """A recipe that trains the tiny BERT on one device."""
+    return {
+        "schema": "1",
+        "model": {"name": str(tiny_model), "query_max_length": 8, "document_max_length": 24},
+        "data": {"path": str(tiny_data), "negatives": 2},
+        "loss": {"temperature": 0.05},
+        "train": {
+            "output": str(tmp_path / "run"), "steps": 6, "batch_size": 8, "learning_rate": 1e-3,
+            "save_every": 2, "log_every": 1,
+        },
+        "jax": {"fsdp": 1, "data": 1, "chunk_tokens": 128, "gradient_cache": True},
+    }  # fmt: skip
