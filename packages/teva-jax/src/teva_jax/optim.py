@@ -82,7 +82,7 @@ class Optimizer:
         shapes = jax.eval_shape(self.transform.init, trained)
         self.state_places = state_places(shapes, self._places, self._mesh)
         self.update = jax.jit(
-            self._update, donate_argnums=(0, 1, 2),
+            self._update, donate_argnums=(0, 1),
             out_shardings=(self._places, self.state_places, replicated(self._mesh)),
         )  # fmt: skip
         if isinstance(jax.tree.leaves(trained)[0], jax.ShapeDtypeStruct):  # a plan, which has no values
