@@ -23,7 +23,10 @@ PUBLIC = {
         "InfoNCE Retriever Targets TorchEngine TorchSection TrainResult TrainingError __version__ build_loss infonce "
         "latest_checkpoint propose read_recipe shipped train"
     ),
-    "teva_jax": "JaxEngine LoraSettings Retriever __version__ make_mesh",
+    "teva_jax": (
+        "InfoNCE JaxEngine JaxSection LoraSettings Loss Retriever Targets TrainResult TrainingError __version__ "
+        "build_loss infonce make_mesh propose read_recipe shipped train"
+    ),
     "teva_infer": "Encoder Engine __version__ encode merge_runs mine search verify",
     "teva_eval": (
         "Benchmark DEFAULT_MEASURES Measure Scores Settings System Task __version__ benchmark compare evaluate fuse "
@@ -84,7 +87,7 @@ def test_versions_changelogs_and_siblings(package):
 
 
 @pytest.mark.parametrize(
-    "group", ["teva_infer.engines", "teva_torch.losses", "teva_torch.poolings", "teva_jax.poolings"]
+    "group", ["teva_infer.engines", "teva_torch.losses", "teva_torch.poolings", "teva_jax.losses", "teva_jax.poolings"]
 )
 def test_entry_points_can_be_loaded(group):
     points = entry_points(group=group)

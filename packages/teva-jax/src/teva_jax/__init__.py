@@ -1,7 +1,8 @@
 """teva-jax trains dense retrievers on JAX: the recipe, batches and artifact of teva-torch, without torch.
 
->>> from teva_jax import Retriever, make_mesh
->>> retriever, params = Retriever.load("my-model", make_mesh())  # doctest: +SKIP
+>>> from teva_jax import train
+>>> result = train("recipe.yaml", {"train.steps": 200})  # doctest: +SKIP
+>>> result.artifact.path  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -11,18 +12,53 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engine import JaxEngine
+    from .guards import TrainingError
+    from .init import propose
     from .lora import LoraSettings
+    from .losses import InfoNCE, Loss, Targets, build_loss, infonce
     from .mesh import make_mesh
     from .model import Retriever
+    from .recipe import JaxSection, read_recipe, shipped
+    from .training import TrainResult, train
 
-__all__ = ["JaxEngine", "LoraSettings", "Retriever", "__version__", "make_mesh"]
+__all__ = [
+    "InfoNCE",
+    "JaxEngine",
+    "JaxSection",
+    "LoraSettings",
+    "Loss",
+    "Retriever",
+    "Targets",
+    "TrainResult",
+    "TrainingError",
+    "__version__",
+    "build_loss",
+    "infonce",
+    "make_mesh",
+    "propose",
+    "read_recipe",
+    "shipped",
+    "train",
+]
 
 # Importing the package must not import jax: names are looked up when they are first asked for.
 _WHERE = {
+    "InfoNCE": ("losses", "InfoNCE"),
     "JaxEngine": ("engine", "JaxEngine"),
+    "JaxSection": ("recipe", "JaxSection"),
     "LoraSettings": ("lora", "LoraSettings"),
+    "Loss": ("losses", "Loss"),
     "Retriever": ("model", "Retriever"),
+    "Targets": ("losses", "Targets"),
+    "TrainResult": ("training", "TrainResult"),
+    "TrainingError": ("guards", "TrainingError"),
+    "build_loss": ("losses", "build_loss"),
+    "infonce": ("losses", "infonce"),
     "make_mesh": ("mesh", "make_mesh"),
+    "propose": ("init", "propose"),
+    "read_recipe": ("recipe", "read_recipe"),
+    "shipped": ("recipe", "shipped"),
+    "train": ("training", "train"),
 }
 
 

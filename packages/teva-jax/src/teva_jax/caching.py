@@ -93,7 +93,8 @@ class BatchGradient:
         self.cached, self._dropout, self._most = cached, dropout, _TOLERANCE[precision]
         whole = replicated(mesh)
         self.zeros = jax.jit(lambda trained: jax.tree.map(_zero, trained), out_shardings=places)
-        self._pool = jax.jit(lambda: jnp.zeros(pool, jnp.float32), out_shardings=whole)
+        # What a program starts from lies as what it gives back: else the second chunk would compile it anew.
+        self._empty = jax.jit(lambda: (jnp.zeros(pool, jnp.float32), jnp.float32(0)), out_shardings=(whole, whole))
         self.encode = jax.jit(self._encode, donate_argnums=2, out_shardings=whole)
         self.keep = jax.jit(self._keep, donate_argnums=2)
         self.loss_of = jax.jit(self._loss, out_shardings=(whole, whole, places["loss"], whole))
@@ -115,7 +116,7 @@ class BatchGradient:
         Returns:
             The sum, and the figures of the batch.
         """
-        pool, kept = self._pool(), []
+        (pool, difference), kept = self._empty(), []
         for chunk in batch.chunks:
             if self.cached:
                 pool = self.encode(trained["retriever"], frozen, pool, chunk)
@@ -123,7 +124,7 @@ class BatchGradient:
                 pool, back = self.keep(trained["retriever"], frozen, pool, chunk)
                 kept.append(back)
         loss, gradients, of_loss, finite = self.loss_of(pool, trained["loss"], batch.places, jnp.float32(scale))
-        own, difference = total["retriever"], jnp.zeros((), jnp.float32)
+        own = total["retriever"]
         for number, chunk in enumerate(batch.chunks):
             if self.cached:
                 own, difference = self.pull(trained["retriever"], frozen, own, pool, gradients, chunk, difference)

@@ -45,6 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("JAX_PROCESS_ID", "0") == "0":  # of several processes, one speaks for all
             print(f"{result.artifact.path}  (loss {result.loss:.4f} after {result.steps} steps)")
 
+    def plan(
+        recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")],
+        slice: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    ) -> int:
+        """Compile a recipe's step for a TPU slice without one, or for the devices at hand, and tell what it needs.
+
+        Prints memory of a device, exchanges between devices, and the largest chunks that fit; the exit status is 1
+        where nothing does. No data are read, of the model config.json alone. Any key of the recipe can be replaced.
+
+        Args:
+            recipe: a YAML file, or the name of a recipe that ships with teva-jax.
+            slice: v4-8, v5e-4, v5p-8, v6e-16 ...; the devices at hand where not given. Needs teva-jax[plan].
+        """
+        from .plan import plan as plan_
+
+        found = plan_(recipe, overrides, target=slice)
+        print(found)
+        return 0 if found.fits else 1
+
     if words[:1] == ["train"]:
         from .init import key_table
 
@@ -54,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commandline.run(
         "teva-jax",
         "Trains dense retrievers on JAX: a recipe in, an artifact out.",
-        {"train": train, "init": init, "recipes": recipes},
+        {"train": train, "init": init, "plan": plan, "recipes": recipes},
         words,
     )
 

@@ -24,6 +24,7 @@ class LoraSection(Section):
         None, min_length=1, description="names of linear layers; empty: all in the blocks (q, k, v, o, gate, up, down)"
     )
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (rank-stabilised LoRA)")
+    adapter: str | None = Field(None, description="directory of an adapter (PEFT) to go on from; empty: a new one")
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -39,7 +40,7 @@ class JaxSection(Section):
     fsdp: int = Field(-1, ge=-1, description="mesh: devices that each hold a part of the weights and of the batch")
     tensor: int = Field(1, ge=-1, description="mesh: devices that share one text's computation")
     lora: LoraSection | None = Field(
-        None, description="train adapters: rank, alpha, dropout, targets, rslora ({} for the defaults); empty: train "
+        None, description="train adapters: rank, alpha, dropout, targets, rslora, adapter ({} for the defaults); empty: train "
         "all weights",
     )  # fmt: skip
     weights: Literal["float32", "bfloat16"] = Field(

@@ -13,9 +13,11 @@ from jax.sharding import Mesh, NamedSharding
 
 import jax
 from teva_data.artifact import Artifact
+from teva_data.errors import RecipeError
 from teva_data.recipe import Recipe
 
 from . import lora, params
+from .adapters import from_peft, read_settings
 from .caching import BatchGradient, Frozen, Trained
 from .feed import Shapes
 from .lora import LoraSettings
@@ -119,11 +121,19 @@ class Setup:
             weights = params.load(self.base.path, table, self.mesh, jnp.float32)
         else:
             frozen = params.load(self.base.path, table, self.mesh, self.frozen_dtype)
-            make = jax.jit(lambda key: lora.init(key, table, adapted), out_shardings=self.places["retriever"])
-            weights = make(jax.random.key(self.recipe.train.seed))
+            weights = self._adapter(adapted)
         learned = jax.device_put(self.loss.values(), self.places["loss"])
         trained = {"retriever": weights, "loss": learned}
         return State(trained, self.optimizer.init(trained), frozen)
+
+    def _adapter(self, settings: LoraSettings) -> dict[str, jax.Array]:
+        """The adapter that training starts from: the one that the recipe names, or a new one."""
+        section, table = jax_section(self.recipe).lora, self.retriever.model.table
+        if section is not None and section.adapter is not None:
+            return from_peft(section.adapter, table, self.mesh)[0]
+        make = jax.jit(lambda key: lora.init(key, table, settings), out_shardings=self.places["retriever"])
+        made: dict[str, jax.Array] = make(jax.random.key(self.recipe.train.seed))
+        return made
 
     def shapes_of_state(self) -> State:
         """:meth:`load` without values: shapes, types and places."""
@@ -157,9 +167,22 @@ def chunk_tokens(options: JaxSection, mesh: Mesh) -> int:
 
 
 def lora_settings(section: LoraSection) -> LoraSettings:
-    """The recipe's section as the model takes it."""
+    """The recipe's section as the model takes it; of an adapter to go on from, its own layers.
+
+    Raises:
+        RecipeError: that adapter has another rank or scale than the recipe.
+    """
     targets = None if section.targets is None else tuple(section.targets)
-    return LoraSettings(section.rank, section.alpha, section.dropout, targets, section.rslora)
+    mine = LoraSettings(section.rank, section.alpha, section.dropout, targets, section.rslora)
+    if section.adapter is None:
+        return mine
+    found = read_settings(section.adapter)
+    for key in ("rank", "alpha", "rslora"):
+        if getattr(found, key) != getattr(mine, key):
+            raise RecipeError(
+                f"jax.lora.{key}: found {getattr(mine, key)}; expected {getattr(found, key)}, as {section.adapter} has"
+            )
+    return dataclasses.replace(mine, targets=found.targets)
 
 
 def embedding(retriever: Retriever) -> Any:

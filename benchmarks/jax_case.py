@@ -1,4 +1,4 @@
-"""A tiny run of a recipe for the tests: its setup on any mesh, its values, its batches."""
+"""A run of a recipe without its loop, for tests and claims: its setup on any mesh, its values, its batches."""
 
 from __future__ import annotations
 
