@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,8 +13,10 @@ from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.plan import BatchPlan
 from teva_data.prompting import training_renderer
+from teva_jax.caching import Figures
 from teva_jax.feed import Feed
 from teva_jax.mesh import make_mesh
+from teva_jax.params import gather
 from teva_jax.recipe import read_recipe
 from teva_jax.state import Setup
 
@@ -20,11 +24,16 @@ ONE = (1, 1, 1)
 
 
 class Case:
-    """Everything that a step takes."""
+    """Everything that a step takes.
 
-    def __init__(self, recipe, overrides=(), sizes=ONE, devices=None):
-        count = int(np.prod(sizes))
-        devices = jax.devices()[:count] if devices is None else devices
+    Args:
+        recipe: as :func:`teva_jax.read_recipe` takes it.
+        overrides: likewise.
+        sizes: of the mesh's axes data, fsdp, tensor.
+    """
+
+    def __init__(self, recipe: Any, overrides: Any = (), sizes: tuple[int, int, int] = ONE) -> None:
+        devices = jax.devices()[: int(np.prod(sizes))]
         self.mesh = make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2], devices=devices)
         recipe = read_recipe(recipe, overrides)
         datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
@@ -36,22 +45,24 @@ class Case:
         self.state = self.setup.load()
         self.feed = Feed(self.plan, self.renderer, self.recipe, self.setup.shapes, self.mesh)
 
-    def gradient(self, step=0, state=None):
-        """Loss, gradient as numpy, and the figures of a batch."""
-        state, gradient = state or self.state, self.setup.gradient
-        total, figures = gradient.add(state.trained, state.frozen, gradient.zeros(state.trained), self.feed.batch(step))
+    def gradient(self, step: int = 0) -> tuple[float, dict[str, dict[str, np.ndarray]], Figures]:
+        """Loss, gradient, and the figures of a batch; of several processes, all call it."""
+        state, gradient = self.state, self.setup.gradient
+        total = gradient.zeros(state.trained)
+        total, figures = gradient.add(state.trained, state.frozen, total, self.feed.batch(step))
         gradient.check(float(figures.difference))
-        return float(figures.loss), jax.tree.map(np.asarray, total), figures
+        found = {part: {name: gather(value) for name, value in each.items()} for part, each in total.items()}
+        return float(figures.loss), found, figures
 
 
-def relative(found, expected):
+def relative(found: Any, expected: Any) -> float:
     """Relative L2 distance of two trees."""
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
     off = sum(float(np.square(np.asarray(a, float) - np.asarray(b, float)).sum()) for a, b in pairs)
-    return (off / sum(float(np.square(np.asarray(b, float)).sum()) for _, b in pairs)) ** 0.5
+    return float((off / sum(float(np.square(np.asarray(b, float)).sum()) for _, b in pairs)) ** 0.5)
 
 
-def shaken(adapter, scale=0.02):
+def shaken(adapter: dict[str, jax.Array], scale: float = 0.02) -> dict[str, jax.Array]:
     """An adapter whose second factors are not zero, so that all of its gradient is there."""
     return {
         name: value + scale * jax.random.normal(jax.random.key(number), value.shape, jnp.float32)

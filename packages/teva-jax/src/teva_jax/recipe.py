@@ -40,8 +40,8 @@ class JaxSection(Section):
     fsdp: int = Field(-1, ge=-1, description="mesh: devices that each hold a part of the weights and of the batch")
     tensor: int = Field(1, ge=-1, description="mesh: devices that share one text's computation")
     lora: LoraSection | None = Field(
-        None, description="train adapters: rank, alpha, dropout, targets, rslora, adapter ({} for the defaults); empty: train "
-        "all weights",
+        None, description="train adapters: rank, alpha, dropout, targets, rslora, adapter ({} for the defaults); "
+        "empty: train all weights",
     )  # fmt: skip
     weights: Literal["float32", "bfloat16"] = Field(
         "float32", description="of what lora leaves frozen. What is trained is float32 always"
