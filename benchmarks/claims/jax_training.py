@@ -54,8 +54,8 @@ def write(path: Path, recipe: Any) -> Path:
 @claim(
     "jax", name="jax_meshes_equal",
     target="loss (relative) and gradient (relative L2) of one batch differ by at most 1e-5 from one device without "
-    "caching: cached on one device, on 8 (data 8; fsdp 8; data 2, fsdp 2, tensor 2), all weights and LoRA, and over two "
-    "real processes of 4 devices each through jax.distributed; float32, no dropout",
+    "caching: cached on one device, on 8 (data 8; fsdp 8; data 2, fsdp 2, tensor 2), all weights and LoRA; and over "
+    "two real processes of 4 devices each through jax.distributed; float32, no dropout",
 )  # fmt: skip
 def jax_meshes_equal(context: Context) -> Result:
     """A tiny BERT; eight CPU devices of one process, and two processes that talk over loopback."""
@@ -120,7 +120,8 @@ def jax_guards(context: Context) -> Result:
         "FLOPs over ideal, at most": max(over.values()), "data 8": max(over["encode, data 8"], over["pull, data 8"]),
         "states as their parameters": f"{state['as their parameters']} of {state['of']}",
         "of them in parts": state["in parts"],
-        "lengths": made["lengths"], "compilations of encode, pull, loss": f"{made['encode']}, {made['pull']}, {made['loss']}",
+        "lengths": made["lengths"],
+        "compilations of encode, pull, loss": ", ".join(str(made[part]) for part in ("encode", "pull", "loss")),
     }  # fmt: skip
     good = max(over.values()) <= 1.1 and state["as their parameters"] == state["of"] and state["in parts"] > 0
     good = good and made["encode"] == made["pull"] == made["lengths"] and made["loss"] == 1

