@@ -63,8 +63,8 @@ def vectors(engine: str, artifact: Path, texts: Sequence[str]) -> NDArray[np.flo
     """float64 [N, H] of documents, by an engine, in a process of its own."""
     code = (
         "import sys, json, numpy as np\nfrom teva_infer import Encoder\n"
-        "e = Encoder(sys.argv[1], engine=sys.argv[2])\n"
-        "np.save(sys.argv[4], e.encode_document(json.load(open(sys.argv[3]))))"
+        "e = Encoder.load(sys.argv[1], engine=sys.argv[2])\n"
+        "np.save(sys.argv[4], e.encode_documents(json.load(open(sys.argv[3]))))"
     )
     given, found = artifact.parent / "texts.json", artifact.parent / f"{engine}.npy"
     given.write_text(json.dumps(list(texts)))
