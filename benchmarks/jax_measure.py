@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,11 @@ MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "data 2, fsdp 2, tensor 2": 
 def environment(devices: int) -> dict[str, str]:
     """Of a process with so many CPU devices; fewer threads than devices would wait for each other for ever."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": "16"}
+    kept = Path(tempfile.gettempdir()) / "teva-jax-programs"
+    return {
+        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": "16",
+        "JAX_COMPILATION_CACHE_DIR": str(kept), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }  # fmt: skip
 
 
 def measure(what: str, *words: str | Path, devices: int = 1, processes: int = 1) -> dict[str, Any]:

@@ -149,7 +149,9 @@ class BatchGradient:
 
     def compilations(self) -> dict[str, int]:
         """Programs compiled so far, by part."""
-        parts = {"encode": self.encode, "pull": self.pull, "keep": self.keep, "pull_kept": self.pull_kept}
+        parts: dict[str, Any] = {
+            "encode": self.encode, "pull": self.pull, "keep": self.keep, "pull_kept": self.pull_kept,
+        }  # fmt: skip
         return {name: part._cache_size() for name, part in {**parts, "loss": self.loss_of}.items()}
 
     # Programs ---------------------------------------------------------------------------------------------------------

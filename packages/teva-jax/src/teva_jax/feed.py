@@ -173,7 +173,7 @@ def arrange(item: texts.TokenBatch, shapes: Shapes, mesh: Mesh, seed: int = 0) -
     numbers: dict[tuple[int, ...], int] = {}
     which = [numbers.setdefault(tuple(ids), len(numbers)) for ids in (*item.query_ids, *item.document_ids)]
     distinct = list(numbers)
-    chunks = []
+    chunks: list[Chunk] = []
     for rows in chunked([len(ids) for ids in distinct], shapes):
         name = fingerprint("dropout", seed, item.batch.step, len(chunks))
         key = np.array([int(name[:8], 16), int(name[8:16], 16)], np.uint32)
@@ -193,7 +193,8 @@ def chunked(lengths: Sequence[int], shapes: Shapes) -> list[NDArray[np.int64]]:
     fails at once; all chunks full but the last.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    chunks, start = [], 0
+    chunks: list[NDArray[np.int64]] = []
+    start = 0
     while start < len(order):
         rows = shapes.rows(bucket(lengths[order[start]], shapes.limit))
         chunks.append(order[start : start + rows])

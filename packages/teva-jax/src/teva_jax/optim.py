@@ -49,10 +49,10 @@ def state_places(state: Any, places: Mapping[str, Mapping[str, NamedSharding]], 
 
     Without this it would all be on one device: zeros depend on no parameter, so the compiler places them anywhere.
     """
-    same = jax.tree.structure(places)
+    same: Any = jax.tree.structure(places)
 
     def like(node: Any) -> bool:
-        return jax.tree.structure(node) == same
+        return bool(jax.tree.structure(node) == same)
 
     return jax.tree.map(lambda node: places if like(node) else replicated(mesh), state, is_leaf=like)
 

@@ -138,7 +138,7 @@ class Setup:
     def shapes_of_state(self) -> State:
         """:meth:`load` without values: shapes, types and places."""
         table = self.retriever.model.table
-        trained = {
+        trained: Any = {
             "retriever": _abstract(_trained_table(self.retriever), self.places["retriever"], jnp.dtype("float32")),
             "loss": {
                 name: jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
@@ -146,7 +146,7 @@ class Setup:
             },
         }
         adapted = self.retriever.lora is not None
-        frozen = _abstract(table, shardings(table, self.mesh), self.frozen_dtype) if adapted else {}
+        frozen: Any = _abstract(table, shardings(table, self.mesh), self.frozen_dtype) if adapted else {}
         return State(trained, self.optimizer.init(trained), frozen)
 
     def parts(self, state: State) -> tuple[Any, Any]:
