@@ -78,7 +78,7 @@ def test_a_run_ends_in_an_artifact_and_goes_on_bit_equal(small, tmp_path, monkey
 
 
 def test_the_best_step_is_exported_and_patience_ends_a_run(small):
-    found = train(small, {"train.eval_every": 1, "train.eval_split": "train", "train.patience": 2, "train.steps": 5})
+    found = train(small, {"train.eval_every": 1, "train.eval_split": "test", "train.patience": 2, "train.steps": 5})
     rows = read_metrics(found.output / "metrics.jsonl")
     measured = [row["nDCG@10"] for row in rows]
     assert found.best == {"step": 1 + int(np.argmax(measured)), "nDCG@10": max(measured)}
@@ -128,7 +128,7 @@ def test_schedules_are_those_of_torch_and_of_optax(kind):
     for step in (0, 3, 9, 10, 50, 99):
         assert float(ours(step)) == pytest.approx(learning_rate(step, 100, settings), rel=1e-6)
         expected = 3e-4 * (step + 1) / 10 if step < 10 else float(after(step - 10))
-        assert float(ours(step)) == pytest.approx(expected, rel=1e-5)
+        assert float(ours(step)) == pytest.approx(expected, rel=1e-5, abs=1e-9)  # a cosine in float32
 
 
 def test_the_optimiser_is_torchs():
