@@ -11,6 +11,8 @@ from teva_data import commandline
 from teva_data.errors import TevaError
 from teva_data.files import atomic_file, write_json
 
+from .cli_runs import convert, filter_, fuse
+
 if TYPE_CHECKING:
     from .benchmarks import Task
     from .scoring import Scores
@@ -288,118 +290,22 @@ def report(
     print("\n".join(map(str, write_report(results, output, title=title, reference=reference))))
 
 
-def fuse(
-    runs: tuple[Path, ...],
-    /,
-    *,
-    output: Path,
-    method: Literal["rrf", "scores"] = "rrf",
-    weights: tuple[float, ...] = (),
-    k: float = 60,
-    scale: Literal["minmax", "zscore", "none"] = "minmax",
-    depth: int = 1000,
-) -> None:
-    """Fuse runs into one: by reciprocal ranks, or by weighted scores.
+def mteb(results: tuple[Path, ...], /, *, output: Path) -> None:
+    """Write results in MTEB's layout: {org__model}/{revision}/{Task}.json.
 
     Args:
-        runs: two run files or more.
-        output: the fused run; its form follows its name: .json, .trec, else tab-separated; .gz of the latter two.
-        method: rrf sums weight / (k + rank); scores sums weighted scores.
-        weights: of each run; 1 where not given.
-        k: of rrf.
-        scale: of scores, in each query of each run.
-        depth: documents kept for each query.
+        results: directories with results.
+        output: MTEB's directory `results`.
     """
-    from .fusing import fuse as fuse_runs
-    from .fusing import read_any_run
+    from .mteb_results import write_mteb
 
-    fused = fuse_runs(
-        [read_any_run(path) for path in runs], method=method, weights=weights, k=k, scale=scale, depth=depth
-    )
-    _write_run(output, fused)
-
-
-def filter_(
-    run: Path,
-    /,
-    *,
-    output: Path,
-    qrels: Path | None = None,
-    queries: Path | None = None,
-    documents: Path | None = None,
-    without: Path | None = None,
-    self_hits: Literal["keep", "drop"] = "keep",
-    lowest: float | None = None,
-    depth: int | None = None,
-) -> None:
-    """Write what is left of a run.
-
-    Args:
-        run: the run file.
-        output: the new one; its form follows its name, as of fuse.
-        qrels: keep the queries that are judged here.
-        queries: keep these queries: a file with an id a line (what follows a tab is ignored).
-        documents: keep these documents: a file with an id a line.
-        without: leave these documents out: a file with an id a line.
-        self_hits: drop a document whose id is the query's.
-        lowest: leave out lower scores.
-        depth: then keep the best DEPTH of each query.
-    """
-    from teva_data.runs import read_qrels
-
-    from .fusing import filter_run, read_any_run
-
-    if qrels is not None and queries is not None:
-        raise TevaError("--qrels and --queries: give one of them")
-    wanted = set(read_qrels(qrels)) if qrels is not None else _ids(queries)
-    left = filter_run(
-        read_any_run(run), queries=wanted, documents=_ids(documents), without=_ids(without) or (), self_hits=self_hits,
-        lowest=lowest, depth=depth,
-    )  # fmt: skip
-    _write_run(output, left)
-
-
-def convert(
-    run: Path,
-    /,
-    *,
-    output: Path,
-    source: Literal["msmarco", "json"] | None = None,
-    to: Literal["tsv", "trec", "msmarco", "json"] | None = None,
-    tag: str = "teva",
-) -> None:
-    """Write a run in another form: tsv (query docid score), trec (six columns), msmarco (query docid rank), json.
-
-    Args:
-        run: the run file; its form is told by its lines, but for msmarco.
-        output: the new one.
-        source: the form of the run, where it must be named: msmarco's ranks look like scores.
-        to: the new form; told by the name where not given: .json, .trec, else tsv.
-        tag: the run's name, of trec.
-    """
-    from .fusing import read_any_run
-
-    _write_run(output, read_any_run(run, source), to, tag)
-
-
-def _write_run(output: Path, run: Any, form: Any = None, tag: str = "teva") -> None:
-    from .fusing import write_any_run
-
-    suffix = output.with_suffix("").suffix if output.suffix == ".gz" else output.suffix
-    guessed: Any = {".json": "json", ".trec": "trec"}.get(suffix, "tsv")
-    write_any_run(output, run, form or guessed, tag=tag)
-    print(f"{output}: {len(run):,} queries, {sum(map(len, run.values())):,} documents")
-
-
-def _ids(path: Path | None) -> set[str] | None:
-    from teva_data.reader import read_lines
-
-    return None if path is None else {line.split("\t")[0].strip() for _, line in read_lines(path) if line.strip()}
+    print("\n".join(map(str, write_mteb(results, output))))
 
 
 DESCRIPTION = "Benchmarks of dense retrieval as one command each; runs scored as trec_eval does."
 VERBS: dict[str, Callable[..., Any]] = {
     "run": run, "rerun": rerun, "compare": compare, "report": report, "benchmarks": benchmarks, "score": score,
+    "mteb": mteb,
     "fuse": fuse, "filter": filter_, "convert": convert,
 }  # fmt: skip
 
