@@ -36,7 +36,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "scale": ("scale_plan",),
     "jax": ("jax_training", "jax_runs"),
     "infer": ("infer_vllm", "infer_encoding", "infer_faults"),
-    "eval": ("eval_runs", "eval_mteb"),
+    "eval": ("eval_runs", "eval_tasks", "eval_mteb"),
 }
 NEEDS = ("data", "gpu")
 SCHEMA = "1"
