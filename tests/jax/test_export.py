@@ -53,7 +53,11 @@ def _write(path, directory, *, pooling, adapter=False, bidirectional=None, **opt
 
 @pytest.mark.parametrize(
     ("name", "pooling", "adapter", "bidirectional"),
-    [("Bert", "mean", False, None), ("Qwen3", "last", True, None), ("Gemma3Text", "mean", False, True)],
+    [
+        ("Qwen3", "last", True, None),
+        pytest.param("Bert", "mean", False, None, marks=pytest.mark.slow),
+        pytest.param("Gemma3Text", "mean", False, True, marks=pytest.mark.slow),
+    ],
 )
 def test_every_runtime_gives_the_trained_vectors(tmp_path, name, pooling, adapter, bidirectional):
     path = make(tmp_path / "base", name)

@@ -86,7 +86,7 @@ def test_a_new_adapter_is_drawn_as_peft_draws_it(llama):
     np.testing.assert_array_equal(_embed(retriever, params, ours), _embed(retriever, params, None))
 
 
-@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("rslora", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_peft_loads_what_is_written_and_gives_the_same_vectors(llama, tmp_path, rslora):
     settings = dataclasses.replace(SETTINGS, rslora=rslora, targets=("q_proj", "v_proj", "up_proj"))
     retriever, params, mesh = _loaded(llama, settings)
