@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,16 @@ def make(directory: Path, name: str, *, ending: str | None = None, **changes: An
     return directory
 
 
-def make_tokenizer(directory: Path, vocabulary: dict[str, int], ending: str) -> None:
+def make_tokenizer(directory: Path, vocabulary: dict[str, int], ending: str, special: Sequence[str] = ()) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if ending != "$A":
-        special = [(token, vocabulary[token]) for token in ("<bos>", "<eos>") if token in ending]
-        tokenizer.post_processor = processors.TemplateProcessing(single=ending, special_tokens=special)
+        around = [(token, vocabulary[token]) for token in ("<bos>", "<eos>") if token in ending]
+        tokenizer.post_processor = processors.TemplateProcessing(single=ending, special_tokens=around)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
-        model_max_length=64,
+        model_max_length=64, extra_special_tokens=list(special),
     ).save_pretrained(directory)  # fmt: skip

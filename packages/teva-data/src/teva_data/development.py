@@ -51,7 +51,7 @@ def dev_sets(recipe: Recipe, datasets: Sequence[Dataset]) -> list[DevSet]:
 class DevSet:
     """Texts and judgements of one dataset.
 
-    ``queries`` are (text, prompt), ``documents`` (text, title, prompt): what the renderer takes.
+    ``queries`` are (text, prompt, pieces), ``documents`` (text, title, prompt, pieces): what the renderer takes.
     """
 
     def __init__(self, dataset: Dataset, entry: DatasetSection, split: str, most_queries: int, most: int) -> None:
@@ -68,7 +68,8 @@ class DevSet:
             )  # fmt: skip
         self.qrels: list[Mapping[str, int]] = [judged[query.query_id] for query in queries]
         self.queries = [
-            (query.query_text, entry.query_prompt if query.prompt is None else query.prompt) for query in queries
+            (query.query_text, entry.query_prompt if query.prompt is None else query.prompt, query.pieces)
+            for query in queries
         ]
         named = dict.fromkeys(docid for grades in self.qrels for docid, grade in grades.items() if grade > 0)
         rows = corpus.rows(list(named))
@@ -82,7 +83,7 @@ class DevSet:
         kept = np.array(list(dict.fromkeys(filled.tolist()))[: max(most, len(rows))], dtype=np.int64)
         documents = corpus.get(np.sort(kept))
         self.docids = [document.docid for document in documents]
-        self.documents = [(each.document_text, each.title, entry.document_prompt) for each in documents]
+        self.documents = [(each.document_text, each.title, entry.document_prompt, each.pieces) for each in documents]
 
     def score(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> float:
         """Mean nDCG@10 of the queries.

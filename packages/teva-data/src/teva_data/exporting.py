@@ -45,6 +45,8 @@ def write_artifact(
     with atomic_directory(directory) as temporary:
         save(temporary)
         save_tokenizer(renderer.tokenizer, temporary)
+        if renderer.pictures is not None:
+            renderer.pictures.save(temporary)
         write_layout(
             temporary,
             pooling=pooling,

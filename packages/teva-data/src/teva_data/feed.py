@@ -46,13 +46,13 @@ class Feed:
         """The process's part of one batch.
 
         Raises:
-            DataError: a query or document has no text.
+            DataError: a query or document has nothing that the model reads, or a picture cannot be read.
         """
         batch, model = self.plan.batch(step, self.rank, self.world), self.recipe.model
         self._expect_texts(batch)
-        queries = [self.renderer.query(query.query_text, query.prompt) for query in batch.queries]
+        queries = [self.renderer.query(query.query_text, query.prompt, query.pieces) for query in batch.queries]
         documents = [
-            self.renderer.document(document.document_text, document.title, prompt)
+            self.renderer.document(document.document_text, document.title, prompt, document.pieces)
             for document, prompt in zip(batch.documents, batch.document_prompts, strict=True)
         ]
         return TokenBatch(
@@ -69,13 +69,14 @@ class Feed:
         return prefetch(self.batch, start, stop, ahead=ahead)
 
     def _expect_texts(self, batch: Batch) -> None:
-        """Refuse what has no text: all such would be the same empty string to the model."""
+        """Refuse what has no text and no picture for the model: all such would be the same empty string to it."""
+        seeing = self.renderer.pictures is not None
         for number, query in zip(batch.dataset.tolist(), batch.queries, strict=True):
-            if not query.query_text.strip():
+            if not (query.query_text.strip() or (seeing and query.media)):
                 part = self.plan.parts[number]
                 raise _without_text("query", query.query_id, part.dataset.queries(part.split))
         for document in batch.documents:
-            if not (document.document_text.strip() or document.title.strip()):
+            if not (document.document_text.strip() or document.title.strip() or (seeing and document.media)):
                 corpora = [part.dataset.corpus for part in self.plan.parts]
                 holding = (corpus for corpus in corpora if document in corpus.get(_row(corpus, document.docid)))
                 raise _without_text("document", document.docid, next(holding))

@@ -56,6 +56,12 @@ class ModelSection(Section):
         None, description="EOS behind every text, by the tokenizer; empty: where pooling becomes last and nothing is"
     )
     query_max_length: int = Field(64, ge=3, description="tokens of a query in training, special ones included")
+    min_pixels: int | None = Field(
+        None, ge=1, description="smaller pictures are enlarged to it; empty: the model's own limit"
+    )
+    max_pixels: int | None = Field(
+        None, ge=1, description="larger pictures are made smaller; empty: the model's own limit"
+    )
     document_max_length: int = Field(256, ge=3, description="tokens of a document in training, special ones included")
 
     @model_validator(mode="after")

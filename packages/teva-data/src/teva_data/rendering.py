@@ -5,12 +5,15 @@ Training, encoding, every engine and the parity gate go through this module, so 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from .artifact import Artifact
-from .errors import ArtifactError, MissingExtraError
+from .errors import ArtifactError, DataError, MissingExtraError
+from .pictures import PLACE, PictureReader, Rendered, Tokens
+from .pieces import Media, Piece
 from .records import join_title
 
 
@@ -23,6 +26,7 @@ class Renderer:
         document_prompt: put before every document that has no prompt of its own.
         max_length: tokens at most, special tokens included.
         lowercase: lower-case the text first (``do_lower_case`` of older sentence-transformers models).
+        pictures: reads pictures for a model that sees them.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class Renderer:
         document_prompt: str = "",
         max_length: int,
         lowercase: bool = False,
+        pictures: PictureReader | None = None,
     ) -> None:
         special = tokenizer.num_special_tokens_to_add()
         if max_length <= special:
@@ -42,7 +47,7 @@ class Renderer:
             )
         self.tokenizer = tokenizer
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
-        self.max_length, self.lowercase = max_length, lowercase
+        self.max_length, self.lowercase, self.pictures = max_length, lowercase, pictures
 
     @classmethod
     def from_artifact(
@@ -53,8 +58,10 @@ class Renderer:
         document_prompt: str | None = None,
         max_length: int | None = None,
         append_eos: bool = False,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
     ) -> Renderer:
-        """The rendering that an artifact asks for; prompts and limit can be replaced.
+        """The rendering that an artifact asks for; prompts and limits can be replaced.
 
         ``append_eos`` makes the tokenizer end every text with the end-of-sequence token (:func:`ends_with_special`),
         which its files then say when they are saved.
@@ -68,26 +75,51 @@ class Renderer:
             document_prompt=artifact.prompts["document"] if document_prompt is None else document_prompt,
             max_length=max_length or artifact.max_length,
             lowercase=artifact.lowercase,
+            pictures=PictureReader.from_artifact(artifact, tokenizer, min_pixels, max_pixels),
         )
 
-    def query(self, text: str, prompt: str | None = None) -> str:
-        """``prompt + text``; ``prompt`` is the query's own where it has one, else the renderer's."""
-        return self._cased((self.query_prompt if prompt is None else prompt) + text)
+    def query(self, text: str, prompt: str | None = None, pieces: Sequence[Piece] = ()) -> str:
+        """``prompt + text``; ``prompt`` is the query's own where it has one, else the renderer's.
 
-    def document(self, text: str, title: str = "", prompt: str | None = None) -> str:
+        ``pieces``, where the query has pictures, stand in the text's place, in their order (:class:`Rendered`).
+        """
+        return self._joined(self.query_prompt if prompt is None else prompt, "", text, pieces)
+
+    def document(self, text: str, title: str = "", prompt: str | None = None, pieces: Sequence[Piece] = ()) -> str:
         """``prompt + title + " " + text``, as BEIR and MTEB join them; without the space where one is empty.
 
-        ``prompt`` is the document's own where it has one, else the renderer's.
+        ``prompt`` is the document's own where it has one, else the renderer's. ``pieces``, where the document has
+        pictures, stand in the text's place, in their order (:class:`Rendered`).
         """
-        return self._cased((self.document_prompt if prompt is None else prompt) + join_title(title, text))
+        return self._joined(self.document_prompt if prompt is None else prompt, title, text, pieces)
+
+    def _joined(self, prompt: str, title: str, text: str, pieces: Sequence[Piece]) -> str:
+        media = [piece for piece in pieces if isinstance(piece, Media)] if self.pictures else []
+        if not media:
+            return self._cased(prompt + join_title(title, text))
+        # A place in the text that stands for no picture would take another's.
+        prompt, title, *parts = (
+            PLACE if isinstance(piece, Media) else self._cased(piece.replace(PLACE, " "))
+            for piece in (prompt, title, *pieces)
+        )
+        return Rendered(prompt + join_title(title, _spaced(parts)), media)
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of rendered texts, special tokens included, cut to ``max_length`` (default: the renderer's).
 
-        The work is done by the tokenizer's own threads, outside Python's lock.
+        The work is done by the tokenizer's own threads, outside Python's lock. A text with pictures
+        (:class:`Rendered`) becomes :class:`Tokens`: text is cut, from its end, and pictures are not.
+
+        Raises:
+            DataError: a picture cannot be read, or an input's pictures alone are more than ``max_length``.
         """
         if not texts:
             return []
+        places = [at for at, text in enumerate(texts) if isinstance(text, Rendered)]
+        if places:
+            limit, seen = min(max_length or self.max_length, self.max_length), set(places)
+            plain = iter(self.tokenize([text for at, text in enumerate(texts) if at not in seen], max_length))
+            return [self._with_pictures(text, limit) if isinstance(text, Rendered) else next(plain) for text in texts]
         encoded = self.tokenizer(
             list(texts),
             truncation=True,
@@ -102,6 +134,7 @@ class Renderer:
         """Tokens of rendered texts, special ones included, as if nothing were cut."""
         if not texts:
             return []
+        texts = [self._counted(text) if isinstance(text, Rendered) else text for text in texts]
         encoded = self.tokenizer(
             list(texts),
             truncation=False,
@@ -113,6 +146,70 @@ class Renderer:
 
     def _cased(self, text: str) -> str:
         return text.lower() if self.lowercase else text
+
+    def _counted(self, text: Rendered) -> str:
+        """A text whose pictures are as many tokens as the model takes them for, from their files' headers."""
+        assert self.pictures is not None
+        return _filled(text, [self.pictures.written(self.pictures.count(media)) for media in text.media])
+
+    def _with_pictures(self, text: Rendered, limit: int) -> Tokens:
+        """Ids of at most ``limit`` tokens, and the pictures."""
+        reader = self.pictures
+        assert reader is not None
+        pictures = [reader.read(media) for media in text.media]
+        counts = [reader.tokens(picture.grid) for picture in pictures]
+        written = _filled(text, [reader.written(count) for count in counts])
+        before, after = self._frame
+        ids: list[int] = self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
+        pad, begin, end = self.tokenizer.convert_tokens_to_ids([reader.pad, reader.begin, reader.end])
+        if ids.count(pad) != sum(counts):
+            raise DataError(
+                f"the text holds {reader.pad}, which stands for a picture", file=text.media[0].path,
+                found=f"{ids.count(pad)} such tokens", expected=f"the {sum(counts)} of {len(counts)} pictures",
+            )  # fmt: skip
+        fixed = {begin, pad, end}
+        most = limit - len(before) - len(after)
+        if sum(one in fixed for one in ids) > most:
+            raise DataError(
+                "pictures of more tokens than an input may have", file=text.media[0].path,
+                found=f"{sum(counts)} tokens of {len(counts)} pictures", expected=f"at most {most}",
+                hint="Lower model.max_pixels, or raise the limit of length",
+            )  # fmt: skip
+        return Tokens([*before, *_cut(ids, most, fixed), *after], pictures)
+
+    @functools.cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and behind every text."""
+        whole: list[int] = self.tokenizer("a")["input_ids"]
+        bare: list[int] = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        start = next(at for at in range(len(whole) + 1) if whole[at : at + len(bare)] == bare)
+        return whole[:start], whole[start + len(bare) :]
+
+
+def _spaced(parts: Sequence[str]) -> str:
+    """Pieces as one text: a space between two texts, nothing beside a picture."""
+    joined = ""
+    for part in parts:
+        joined += f" {part}" if joined and part and PLACE not in (joined[-1], part) else part
+    return joined
+
+
+def _filled(text: Rendered, written: Sequence[str]) -> str:
+    parts = text.split(PLACE)
+    assert len(parts) == len(written) + 1
+    return parts[0] + "".join(one + part for one, part in zip(written, parts[1:], strict=True))
+
+
+def _cut(ids: list[int], most: int, fixed: set[int]) -> list[int]:
+    """At most ``most`` ids: the last of the others than ``fixed`` are left out."""
+    over = len(ids) - most
+    kept = []
+    for one in reversed(ids):
+        if over > 0 and one not in fixed:
+            over -= 1
+        else:
+            kept.append(one)
+    return kept[::-1]
 
 
 def load_tokenizer(artifact: Artifact) -> Any:

@@ -23,11 +23,12 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from teva_data.errors import TevaError
 from teva_data.feed import TokenBatch
+from teva_data.pictures import key_of
 from torch import Tensor, nn
 
 from . import guards
@@ -103,7 +104,7 @@ class RandomState:
 class Encoding:
     """The vectors of one process's queries or documents, and the way back from their gradients to the parameters.
 
-    Texts of the same tokens are encoded once, whatever their ids.
+    Texts of the same tokens (and the same pictures) are encoded once, whatever their ids.
 
     Args:
         model: gives a text's vector.
@@ -122,9 +123,10 @@ class Encoding:
         backward: Callable[[Sequence[Tensor], Sequence[Tensor]], None] = torch.autograd.backward,
     ) -> None:
         self.model, self.passes, self.role, self._back = model, passes, role, backward
-        numbers: dict[tuple[int, ...], int] = {}
-        self._which = torch.tensor([numbers.setdefault(tuple(ids), len(numbers)) for ids in token_ids])
-        distinct = list(numbers)
+        numbers: dict[tuple[Any, ...], int] = {}
+        self._which = torch.tensor([numbers.setdefault(key_of(ids), len(numbers)) for ids in token_ids])
+        first = dict(zip(reversed(self._which.tolist()), reversed(token_ids), strict=True))
+        distinct = [first[number] for number in range(len(numbers))]
         self._chunks = [
             _Chunk(torch.from_numpy(rows), [distinct[row] for row in rows])
             for rows in model.chunks([len(ids) for ids in distinct], passes.chunk_tokens)

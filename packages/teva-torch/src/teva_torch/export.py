@@ -131,7 +131,7 @@ def write_artifact(
         return figures
 
     return exporting.write_artifact(
-        directory, renderer, pooling=pooling, normalize=model.normalize, dim=model.backbone.config.hidden_size,
+        directory, renderer, pooling=pooling, normalize=model.normalize, dim=model.dim,
         teva=teva, card=card, save=save, check=check,
     )  # fmt: skip
 

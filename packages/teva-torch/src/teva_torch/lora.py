@@ -15,6 +15,7 @@ from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, MissingExtraError, RecipeError, nearest
 from torch import nn
 
+from . import vision
 from .backbones import blocks, load_backbone
 from .recipe import LoraSection
 
@@ -37,7 +38,8 @@ def add_lora(backbone: Any, settings: LoraSection) -> Any:
         MissingExtraError: peft is not installed.
     """
     peft = _peft()
-    targets = _checked(backbone, settings.targets) if settings.targets else default_targets(backbone)
+    tower = None if settings.vision else vision.tower_name(backbone)
+    targets = _checked(backbone, settings.targets) if settings.targets else default_targets(backbone, tower)
     if not targets:
         raise RecipeError(
             f"torch.lora: {backbone.config.model_type} has no linear layers in its blocks. Name some in "
@@ -46,21 +48,24 @@ def add_lora(backbone: Any, settings: LoraSection) -> Any:
     config = peft.LoraConfig(
         task_type=peft.TaskType.FEATURE_EXTRACTION, r=settings.rank, lora_alpha=settings.alpha,
         lora_dropout=settings.dropout, target_modules=targets, use_dora=settings.dora, use_rslora=settings.rslora,
+        exclude_modules=None if tower is None else rf"(.*\.)?{tower}\..*",
     )  # fmt: skip
     adapted = peft.get_peft_model(backbone, config)
     logger.info("LoRA of rank %d on %s: %d layers", settings.rank, ", ".join(targets), len(_layers(adapted)))
     return adapted
 
 
-def default_targets(backbone: nn.Module) -> list[str]:
+def default_targets(backbone: nn.Module, tower: str | None = None) -> list[str]:
     """The linear layers of the blocks, each by the shortest name that none outside the blocks has.
+
+    What lies in ``tower`` is left out of account: it is not adapted whatever it is called.
 
     Of Llama and its like that is q, k, v, o, gate, up and down; BERT's pooler and heads are not among them.
     """
     inside, outside = set[str](), set[str]()
     lists = [name for name, _ in blocks(backbone)]
     for name, module in backbone.named_modules():
-        if _is_linear(module):
+        if _is_linear(module) and not (tower and name.startswith(f"{tower}.")):
             holder = next((each for each in lists if name.startswith(f"{each}.")), None)
             # Without the block's number: `layers.0.mlp.up_proj` is `mlp.up_proj`.
             (outside if holder is None else inside).add(name if holder is None else _within(name, holder))

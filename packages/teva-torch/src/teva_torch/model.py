@@ -16,7 +16,7 @@ from teva_data.errors import ArtifactError, TevaError
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
-from . import packing, plugins, short_attention
+from . import packing, plugins, short_attention, vision
 from .backbones import (
     attention_dropout,
     attention_option,
@@ -137,6 +137,8 @@ class Retriever(nn.Module):
             model.pack(torch.bfloat16 if half else torch.float32, device)
         if options.gradient_checkpointing:
             checkpoint_gradients(model.backbone)
+        if options.freeze_vision:
+            vision.freeze_tower(model.backbone)
         if options.lora is not None:
             model.backbone = add_lora(model.backbone, options.lora)
         return model
@@ -166,16 +168,22 @@ class Retriever(nn.Module):
         return self
 
     @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return int(self.backbone.config.get_text_config().hidden_size)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **pictures: Tensor) -> Tensor:
         """Vectors of padded token ids.
 
         Args:
             input_ids: int64 [B, T].
             attention_mask: int64 [B, T], 1 for a token and 0 for padding.
+            pictures: of the inputs, under transformers' names (:func:`teva_torch.vision.arguments`).
 
         Returns:
             float32 [B, H].
@@ -187,7 +195,7 @@ class Retriever(nn.Module):
             )
             vectors = packed.pool(self.pooling, row.last_hidden_state[0])
         else:
-            padded = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **self._options)
+            padded = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **pictures, **self._options)
             vectors = self.pooling(padded.last_hidden_state, attention_mask)
         return nn.functional.normalize(vectors.float(), dim=-1) if self.normalize else vectors.float()
 
@@ -202,7 +210,8 @@ class Retriever(nn.Module):
                 "a text has no tokens, and its tokenizer adds none. Set model.append_eos: true, or torch.attention: "
                 "sdpa"
             )
-        return self.run(*self.pad(token_ids))
+        ids, mask = self.pad(token_ids)
+        return self.run(ids, mask, **vision.arguments(self.backbone, token_ids, ids))
 
     def chunks(self, lengths: Sequence[int], chunk_tokens: int) -> list[NDArray[np.int64]]:
         """What goes through the backbone in one forward pass: positions in ``lengths``, of like length together.

@@ -194,6 +194,8 @@ def why_not(backbone: Any, device: torch.device, dtype: torch.dtype) -> str | No
         dtype: in which it computes.
     """
     config = backbone.config
+    if hasattr(config, "vision_config"):
+        return f"{config.model_type} counts positions in a picture by rows and columns, which packing does not"
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _MAJOR:
         return f"torch has varlen attention for newer GPUs alone, not for {device.type}"
     if dtype not in (torch.bfloat16, torch.float16):

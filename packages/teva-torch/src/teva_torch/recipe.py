@@ -24,6 +24,7 @@ class LoraSection(Section):
         None, min_length=1, description="names of linear layers; empty: all in the blocks (q, k, v, o, gate, up, down)"
     )
     dora: bool = Field(False, description="a trained length for each column of the weights (DoRA)")
+    vision: bool = Field(False, description="adapt the tower that sees pictures too; otherwise it stays as it is")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (rank-stabilised LoRA)")
 
     @field_validator("targets", mode="before")
@@ -60,6 +61,9 @@ class TorchSection(Section):
         "float32", description="of what lora leaves frozen; nf4 is QLoRA's 4 bits. What is trained is float32 always"
     )
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit keeps its state in 8 bits")
+    freeze_vision: bool = Field(
+        False, description="leave the tower that sees pictures as it is (without lora, which leaves it anyway)"
+    )
     gradient_checkpointing: bool = Field(
         False, description="keep a layer's input alone for the backward pass: less memory, a third more time"
     )

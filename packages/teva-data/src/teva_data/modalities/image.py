@@ -48,3 +48,27 @@ def decode(media: Media, *, max_pixels: int = MAX_PIXELS) -> Image:
     # Pillow's decoders raise whatever their format's code raises on damaged data.
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, Image.DecompressionBombError) as error:
         raise undecodable(media, error, "Is the file cut short or damaged?") from error
+
+
+def upright_size(media: Media, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture as :func:`decode` gives it, from its header alone.
+
+    Raises:
+        DataError: it cannot be read, or is larger than ``max_pixels``.
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import ExifTags, Image
+    except ImportError as error:
+        raise MissingExtraError("decoding images", "teva-data[image]") from error
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(media.read()))
+        width, height = picture.size
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, Image.DecompressionBombError) as error:
+        raise undecodable(media, error, "Is the file cut short or damaged?") from error
+    if width * height > max_pixels:
+        raise undecodable(
+            media, f"{width} x {height} pixels", f"At most {max_pixels:,} pixels are decoded; make it smaller"
+        )
+    return (height, width) if turned else (width, height)

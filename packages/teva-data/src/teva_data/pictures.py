@@ -1,0 +1,212 @@
+"""Pictures as a vision-language model takes them: cut into patches within a budget of pixels, and counted in tokens.
+
+The models meant here (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) take a picture in about its own shape: its sides are rounded to
+whole patches, its area is kept within the model's limits, and ``merge`` x ``merge`` patches become one token of the
+text's sequence, between a token that begins it and one that ends it. All of that is the model's own image processor's
+work, here and at serving.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .artifact import Artifact
+from .errors import ArtifactError, DataError, MissingExtraError, RecipeError
+from .files import write_json
+from .pieces import Media
+
+# Marks in a rendered text where a picture stands; whatever the model's own tokens are called.
+PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+FILE = "preprocessor_config.json"
+
+
+class Picture(NamedTuple):
+    """A picture cut into patches.
+
+    Attributes:
+        patches: float32 [P, C], normalised; C numbers a patch.
+        grid: frames (1), rows and columns of patches; P is their product.
+        key: equal for equal pictures.
+    """
+
+    patches: NDArray[np.float32]
+    grid: tuple[int, int, int]
+    key: str
+
+
+class Rendered(str):
+    """A rendered text with a ``PLACE`` for each of its pictures."""
+
+    media: tuple[Media, ...]
+
+    def __new__(cls, text: str, media: Sequence[Media]) -> Rendered:
+        """Args: ``text``, and ``media``, one for each place in it."""
+        self = super().__new__(cls, text)
+        self.media = tuple(media)
+        return self
+
+
+class Tokens(list[int]):
+    """Token ids, and the pictures that some of them stand for, in order."""
+
+    def __init__(self, ids: Sequence[int], pictures: Sequence[Picture]) -> None:
+        super().__init__(ids)
+        self.pictures = tuple(pictures)
+
+
+def key_of(token_ids: Sequence[int]) -> tuple[Any, ...]:
+    """What decides an input's vector: equal for two inputs that a model cannot tell apart."""
+    return (*token_ids, *(picture.key for picture in getattr(token_ids, "pictures", ())))
+
+
+class PictureReader:
+    """Reads pictures for one model.
+
+    Args:
+        processor: the model's image processor (transformers), on Pillow.
+        begin: the token that stands before a picture's own.
+        pad: the token that stands for ``merge`` x ``merge`` patches.
+        end: the token after them.
+        settings: of the processor, as its file has them.
+    """
+
+    def __init__(self, processor: Any, begin: str, pad: str, end: str, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.processor, self.begin, self.pad, self.end = processor, begin, pad, end
+        # Pictures come again in later batches; of these few bytes each is kept.
+        self._count = functools.lru_cache(1 << 16)(self._count_tokens)
+
+    @classmethod
+    def from_artifact(
+        cls, artifact: Artifact, tokenizer: Any, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> PictureReader | None:
+        """The reader of a model's pictures; None where the model sees none.
+
+        Args:
+            artifact: the model.
+            tokenizer: its tokenizer.
+            min_pixels: smaller pictures are enlarged to it; the model's own limit where not given.
+            max_pixels: larger pictures are made smaller; the model's own limit where not given.
+
+        Raises:
+            ArtifactError: a model with eyes of another kind, or without its processor's files.
+            RecipeError: limits that exclude each other.
+            MissingExtraError: Pillow or transformers is not installed.
+        """
+        config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
+        if "vision_config" not in config:
+            return None
+        names = [config.get(f"{name}_token_id") for name in ("vision_start", "image", "vision_end")]
+        if not all(isinstance(name, int) for name in names):
+            raise ArtifactError(
+                f"{artifact.path / 'config.json'}: {config.get('model_type')} sees pictures in a way that teva does "
+                "not know; expected vision_start_token_id, image_token_id and vision_end_token_id (Qwen2-VL and later)"
+            )
+        processor = _processor(artifact)
+        size = {"shortest_edge": processor.size["shortest_edge"], "longest_edge": processor.size["longest_edge"]}
+        size |= {} if min_pixels is None else {"shortest_edge": min_pixels}
+        size |= {} if max_pixels is None else {"longest_edge": max_pixels}
+        if size["shortest_edge"] > size["longest_edge"]:
+            raise RecipeError(
+                f"model.min_pixels: found {size['shortest_edge']}; expected at most model.max_pixels "
+                f"({size['longest_edge']})"
+            )
+        processor.size = size
+        begin, pad, end = (tokenizer.convert_ids_to_tokens(name) for name in names)
+        return cls(processor, begin, pad, end, _settings(artifact))
+
+    def read(self, media: Media) -> Picture:
+        """A picture's patches.
+
+        Raises:
+            DataError: it is no picture, cannot be decoded, or has sides that no patches fit (one 200 times the other).
+        """
+        from .modalities.image import decode
+
+        _expect_image(media)
+        image = decode(media)
+        try:
+            found = self.processor(images=[image], return_tensors="np")
+        except ValueError as error:
+            raise _unfit(media, image.size, error) from error
+        patches = np.ascontiguousarray(found["pixel_values"], dtype=np.float32)
+        rows = tuple(int(one) for one in found["image_grid_thw"][0])
+        key = hashlib.blake2b(patches.tobytes() + str(rows).encode(), digest_size=16).hexdigest()
+        return Picture(patches, (rows[0], rows[1], rows[2]), key)
+
+    def tokens(self, grid: tuple[int, int, int]) -> int:
+        """Tokens that stand for a picture, without those that begin and end it."""
+        return int(np.prod(grid)) // int(self.processor.merge_size) ** 2
+
+    def count(self, media: Media) -> int:
+        """:meth:`tokens` of a picture, from its file's header.
+
+        Raises:
+            DataError: see :meth:`read`.
+        """
+        return self._count(media)
+
+    def _count_tokens(self, media: Media) -> int:
+        from .modalities.image import upright_size
+
+        _expect_image(media)
+        width, height = upright_size(media)
+        try:
+            patches = self.processor.get_number_of_image_patches(height, width, {"size": dict(self.processor.size)})
+        except ValueError as error:
+            raise _unfit(media, (width, height), error) from error
+        return int(patches) // int(self.processor.merge_size) ** 2
+
+    def save(self, directory: Path) -> None:
+        """Write the processor's file with the limits of this reader, so that every runtime has them."""
+        write_json(directory / FILE, {**self.settings, "size": dict(self.processor.size)})
+
+    def written(self, count: int) -> str:
+        """A picture of ``count`` tokens, as the tokenizer reads it."""
+        return f"{self.begin}{self.pad * count}{self.end}"
+
+
+def _settings(artifact: Artifact) -> dict[str, Any]:
+    """What a model's files say of its image processor: alone, or within those of the whole processor."""
+    for name in (FILE, "processor_config.json"):
+        if (artifact.path / name).is_file():
+            found: dict[str, Any] = json.loads((artifact.path / name).read_text(encoding="utf-8"))
+            if name == FILE or "image_processor" in found:
+                return found if name == FILE else dict(found["image_processor"])
+    raise ArtifactError(f"{artifact.path}: no {FILE}. Copy that of the model it was made from into the directory")
+
+
+def _processor(artifact: Artifact) -> Any:
+    try:
+        from transformers import AutoImageProcessor
+    except ImportError as error:
+        raise MissingExtraError("reading pictures", "teva-data[inputs,image]") from error
+    try:
+        # Pillow's: the other backend needs torchvision, and resizes a little otherwise.
+        return AutoImageProcessor.from_pretrained(str(artifact.path), local_files_only=True, backend="pil")
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ArtifactError(
+            f"{artifact.path}: the image processor cannot be loaded: {error}. Copy preprocessor_config.json of the "
+            "model it was made from into the directory"
+        ) from error
+
+
+def _expect_image(media: Media) -> None:
+    if media.kind != "image":
+        raise DataError(f"this model sees pictures, and no {media.kind}", file=media.path)
+
+
+def _unfit(media: Media, size: tuple[int, int], error: Exception) -> DataError:
+    return DataError(
+        "the picture does not fit the model", file=media.path, found=f"{size[0]} x {size[1]} pixels: {error}"
+    )
