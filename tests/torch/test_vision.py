@@ -14,7 +14,7 @@ from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
 from teva_data.feed import Feed
-from teva_data.pictures import key_of
+from teva_data.pictures import Tokens, key_of, load, media_of
 from teva_data.pieces import Media
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
@@ -54,7 +54,7 @@ def test_a_mixed_batch_has_the_vectors_of_its_inputs_one_by_one(models, data, na
         torch.testing.assert_close(batch, alone, rtol=0, atol=1e-6)
         # The picture counts: another one in its place gives another vector.
         first, other = ids[1], ids[4]
-        swapped = type(first)(first, other.pictures) if len(first) == len(other) else other
+        swapped = Tokens(first, other.media, other.reader) if len(first) == len(other) else other
         assert (model.vectors([swapped]) - alone[1]).abs().max() > 1e-3
     with torch.no_grad():
         packed = Retriever.load(Artifact.load(models[name]), pooling="last", normalize=True)
@@ -143,8 +143,8 @@ def test_gradients_with_caching_are_those_of_inputs_one_by_one(models, data, nam
     recipe = read_recipe(settings)
     renderer = Renderer.from_artifact(Artifact.load(models[name]), max_length=80)
     item = Feed(BatchPlan.from_recipe(recipe), renderer, recipe).batch(0)
-    assert sum(len(getattr(ids, "pictures", ())) for ids in item.query_ids) > 1
-    assert {len(getattr(ids, "pictures", ())) for ids in item.document_ids} == {0, 1}
+    assert sum(len(media_of(ids)) for ids in item.query_ids) > 1
+    assert {len(media_of(ids)) for ids in item.document_ids} == {0, 1}
     loss = InfoNCE(temperature=0.05)
 
     def fresh():
@@ -185,9 +185,17 @@ def test_a_run_from_end_to_end(models, data, tmp_path):
     # What serves it reads pictures at the size that it was trained with.
     assert json.loads((artifact.path / "preprocessor_config.json").read_text())["size"]["longest_edge"] == 256
     served = Renderer.from_artifact(artifact)
-    pictures = [one.pictures[0] for one in _inputs(artifact.path, data, 64)[2] if getattr(one, "pictures", ())]
+    pictures = [one.pictures[0] for one in _inputs(artifact.path, data, 64)[2] if media_of(one)]
     assert max(np.prod(one.grid) * vision_models.PATCH**2 for one in pictures) <= 256
     assert served.max_length == 64
+    # A corpus of pictures and texts is encoded by the command that encodes texts, to the vectors of one by one.
+    from teva_infer import encode
+
+    found = encode(artifact.path, data, tmp_path / "vectors", device="cpu", shard_size=7, batch_tokens=100)
+    model = Retriever.load(artifact).eval()
+    with torch.no_grad():
+        alone = torch.cat([model.vectors([ids]) for ids in _inputs(artifact.path, data, 64)[2]])
+    np.testing.assert_allclose(found.matrix(), alone, atol=1e-6)
     with pytest.raises(RecipeError, match=r"min_pixels.*max_pixels"):
         train(settings, {"model.min_pixels": 512, "train.output": str(tmp_path / "other")})
 
@@ -199,5 +207,5 @@ def test_a_picture_that_cannot_be_read_is_named(models, data, tmp_path, content,
     (tmp_path / "corpus.jsonl").write_text('{"docid": "d", "image": "images/bad.png"}\n')
     (tmp_path / "train.jsonl").write_text('{"query_id": "q", "query_text": "tea", "positive_document_ids": ["d"]}\n')
     with pytest.raises(DataError, match=words) as caught:
-        _inputs(models["Qwen2VL"], tmp_path)
+        load(_inputs(models["Qwen2VL"], tmp_path)[2])
     assert "bad.png" in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from . import pictures
 from .errors import DataError
 from .plan import Batch, BatchPlan
 from .prefetch import prefetch
@@ -55,11 +56,11 @@ class Feed:
             self.renderer.document(document.document_text, document.title, prompt, document.pieces)
             for document, prompt in zip(batch.documents, batch.document_prompts, strict=True)
         ]
-        return TokenBatch(
-            batch,
-            self.renderer.tokenize(queries, model.query_max_length),
-            self.renderer.tokenize(documents, model.document_max_length),
-        )
+        query_ids = self.renderer.tokenize(queries, model.query_max_length)
+        document_ids = self.renderer.tokenize(documents, model.document_max_length)
+        # Here, in the background, and not while the model waits.
+        pictures.load([*query_ids, *document_ids])
+        return TokenBatch(batch, query_ids, document_ids)
 
     def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[TokenBatch]:
         """The batches of steps ``start`` to ``stop`` - 1, at most ``ahead`` of them waiting.

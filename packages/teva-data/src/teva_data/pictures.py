@@ -9,7 +9,6 @@ work, here and at serving.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,12 +35,10 @@ class Picture(NamedTuple):
     Attributes:
         patches: float32 [P, C], normalised; C numbers a patch.
         grid: frames (1), rows and columns of patches; P is their product.
-        key: equal for equal pictures.
     """
 
     patches: NDArray[np.float32]
     grid: tuple[int, int, int]
-    key: str
 
 
 class Rendered(str):
@@ -57,16 +54,54 @@ class Rendered(str):
 
 
 class Tokens(list[int]):
-    """Token ids, and the pictures that some of them stand for, in order."""
+    """Token ids, and the pictures that some of them stand for.
 
-    def __init__(self, ids: Sequence[int], pictures: Sequence[Picture]) -> None:
+    Patches take a thousand times a page's text: they are read when they are asked for, and kept after :meth:`load`
+    alone.
+
+    Args:
+        ids: with as many ids for each picture as it has tokens.
+        media: the pictures, in order.
+        reader: reads them.
+    """
+
+    def __init__(self, ids: Sequence[int], media: Sequence[Media], reader: PictureReader) -> None:
         super().__init__(ids)
-        self.pictures = tuple(pictures)
+        self.media, self.reader = tuple(media), reader
+        self._kept: tuple[Picture, ...] | None = None
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The patches.
+
+        Raises:
+            DataError: a picture cannot be decoded.
+        """
+        return self._read() if self._kept is None else self._kept
+
+    def load(self) -> None:
+        """Read the pictures, and keep them."""
+        self._kept = self.pictures
+
+    def _read(self) -> tuple[Picture, ...]:
+        return tuple(self.reader.read(media) for media in self.media)
+
+
+def load(inputs: Sequence[Sequence[int]]) -> None:
+    """Read the pictures of inputs, where they have some, and keep them."""
+    for each in inputs:
+        if isinstance(each, Tokens):
+            each.load()
+
+
+def media_of(token_ids: Sequence[int]) -> tuple[Media, ...]:
+    """The pictures of an input; none of plain ids."""
+    return token_ids.media if isinstance(token_ids, Tokens) else ()
 
 
 def key_of(token_ids: Sequence[int]) -> tuple[Any, ...]:
     """What decides an input's vector: equal for two inputs that a model cannot tell apart."""
-    return (*token_ids, *(picture.key for picture in getattr(token_ids, "pictures", ())))
+    return (*token_ids, *media_of(token_ids))
 
 
 class PictureReader:
@@ -141,15 +176,10 @@ class PictureReader:
             raise _unfit(media, image.size, error) from error
         patches = np.ascontiguousarray(found["pixel_values"], dtype=np.float32)
         rows = tuple(int(one) for one in found["image_grid_thw"][0])
-        key = hashlib.blake2b(patches.tobytes() + str(rows).encode(), digest_size=16).hexdigest()
-        return Picture(patches, (rows[0], rows[1], rows[2]), key)
-
-    def tokens(self, grid: tuple[int, int, int]) -> int:
-        """Tokens that stand for a picture, without those that begin and end it."""
-        return int(np.prod(grid)) // int(self.processor.merge_size) ** 2
+        return Picture(patches, (rows[0], rows[1], rows[2]))
 
     def count(self, media: Media) -> int:
-        """:meth:`tokens` of a picture, from its file's header.
+        """Tokens that stand for a picture, without those that begin and end it, from its file's header.
 
         Raises:
             DataError: see :meth:`read`.

@@ -153,11 +153,10 @@ class Renderer:
         return _filled(text, [self.pictures.written(self.pictures.count(media)) for media in text.media])
 
     def _with_pictures(self, text: Rendered, limit: int) -> Tokens:
-        """Ids of at most ``limit`` tokens, and the pictures."""
+        """Ids of at most ``limit`` tokens; the pictures are not decoded yet."""
         reader = self.pictures
         assert reader is not None
-        pictures = [reader.read(media) for media in text.media]
-        counts = [reader.tokens(picture.grid) for picture in pictures]
+        counts = [reader.count(media) for media in text.media]
         written = _filled(text, [reader.written(count) for count in counts])
         before, after = self._frame
         ids: list[int] = self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
@@ -175,7 +174,7 @@ class Renderer:
                 found=f"{sum(counts)} tokens of {len(counts)} pictures", expected=f"at most {most}",
                 hint="Lower model.max_pixels, or raise the limit of length",
             )  # fmt: skip
-        return Tokens([*before, *_cut(ids, most, fixed), *after], pictures)
+        return Tokens([*before, *_cut(ids, most, fixed), *after], text.media, reader)
 
     @functools.cached_property
     def _frame(self) -> tuple[list[int], list[int]]:

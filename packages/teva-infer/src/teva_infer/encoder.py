@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from teva_data import pictures
 from teva_data.artifact import ROLES, Artifact
 from teva_data.batching import token_batches
 from teva_data.errors import DataError, EngineMemoryError, TevaError
 from teva_data.pair import ArtifactPair, load_artifact
+from teva_data.pictures import Tokens
+from teva_data.prefetch import prefetch
 from teva_data.rendering import Renderer
 
 from .engines import Engine, load_engine
@@ -25,6 +29,9 @@ BATCH_TOKENS = 16384
 
 BATCH_ROWS = 1024
 """Rows of one batch at most by default."""
+
+
+_DECODERS = 8  # threads that decode pictures, at most
 
 
 class Encoder:
@@ -126,6 +133,7 @@ class Encoder:
             document_prompt=mine.document_prompt if document is None else document,
             max_length=mine.max_length,
             lowercase=mine.lowercase,
+            pictures=mine.pictures,
         )
         return other
 
@@ -229,7 +237,7 @@ class Encoder:
             batches = self._batches(lengths, rows, batch_tokens, batch_rows)
             done = 0
             try:
-                for found in self._forward([inputs[row] for row in batch] for batch in batches):
+                for found in self._forward(self._loaded(inputs, batches)):
                     vectors[batches[done]] = self._cut(self._checked(found, len(batches[done])))
                     if on_batch is not None:
                         on_batch(len(batches[done]), int(lengths[batches[done]].sum()))
@@ -238,6 +246,21 @@ class Encoder:
                 self._halve(lengths[batches[done]], error)
             rows = np.concatenate([np.empty(0, np.int64), *batches[done:]])
         return vectors
+
+    def _loaded(self, inputs: Sequence[Any], batches: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+        """Batches in order; pictures are decoded in threads while the batch before is computed."""
+        if not any(isinstance(each, Tokens) for each in inputs):
+            return ([inputs[row] for row in batch] for batch in batches)
+        if not getattr(self.engine, "pictures", False):
+            raise TevaError(f"the engine {self.engine_name!r} takes no pictures. Use --engine torch")
+
+        def load(number: int) -> list[Any]:
+            rows = [copy.copy(inputs[row]) for row in batches[number]]  # so that pictures go when the batch goes
+            pictures.load(rows)
+            return rows
+
+        workers = min(_DECODERS, os.cpu_count() or 1)
+        return prefetch(load, 0, len(batches), ahead=workers, workers=workers)
 
     def close(self) -> None:
         """Let go of what the engine holds: its processes, its threads."""
@@ -295,7 +318,7 @@ class Encoder:
         if isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item):
             return self.renderer.document(item[1], item[0])
         if hasattr(item, "document_text"):
-            return self.renderer.document(item.document_text, item.title or "")
+            return self.renderer.document(item.document_text, item.title or "", None, item.pieces)
         raise TypeError(f"a document is a str, a pair (title, text) or a Document; found {type(item).__name__}")
 
 

@@ -19,6 +19,7 @@ from teva_data.dataset import Dataset
 from teva_data.embeddings import Embeddings, EmbeddingWriter, VectorDtype
 from teva_data.errors import DataError, TevaError
 from teva_data.logfile import log_to
+from teva_data.pieces import Media
 from teva_data.prefetch import prefetch
 from teva_data.progress import Progress
 from teva_data.store import CorpusStore, QueryStore
@@ -166,14 +167,14 @@ class _Source:
         renderer = self._encoder.renderer
         if isinstance(self._store, CorpusStore):
             documents = self._store.documents(start, stop)
-            self._refuse_without_text(start, [each.document_text or each.title for each in documents])
+            self._refuse_unreadable(start, [(each.document_text or each.title, each.media) for each in documents])
             ids = [document.docid for document in documents]
-            texts = [renderer.document(document.document_text, document.title or "") for document in documents]
+            texts = [renderer.document(one.document_text, one.title or "", None, one.pieces) for one in documents]
         else:
             queries = self._store.queries(start, stop)
-            self._refuse_without_text(start, [each.query_text for each in queries])
+            self._refuse_unreadable(start, [(each.query_text, each.media) for each in queries])
             ids = [query.query_id for query in queries]
-            texts = [renderer.query(query.query_text, query.prompt) for query in queries]
+            texts = [renderer.query(query.query_text, query.prompt, query.pieces) for query in queries]
         token_ids = renderer.tokenize(texts)
         for row, tokens in enumerate(token_ids):
             if not tokens:
@@ -184,10 +185,11 @@ class _Source:
                 )  # fmt: skip
         return ids, texts, token_ids
 
-    def _refuse_without_text(self, start: int, texts: Sequence[str]) -> None:
-        """A row may hold a picture, a clip or a recording alone: this model would see an empty text."""
-        for row, text in enumerate(texts, start):
-            if not text.strip():
+    def _refuse_unreadable(self, start: int, rows: Sequence[tuple[str, Sequence[Media]]]) -> None:
+        """A row may hold a picture, a clip or a recording alone: a model of text would see an empty text."""
+        seeing = self._encoder.renderer.pictures is not None
+        for row, (text, media) in enumerate(rows, start):
+            if not (text.strip() or (seeing and media)):
                 file, line = self._store.address(row)
                 raise DataError(
                     f"a {self.role} without text", file=file, line=line, found="media alone",

@@ -22,6 +22,8 @@ Vectors = NDArray[np.float32]
 class TorchEngine:
     """Encodes with PyTorch on one device (the ``Engine`` protocol of teva-infer)."""
 
+    pictures = True  # where the model sees them: teva_data.pictures.Tokens among the ids
+
     def __init__(self, model: Retriever) -> None:
         self.model = model.eval()
 

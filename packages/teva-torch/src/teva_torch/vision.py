@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import torch
-from teva_data.pictures import Picture
+from teva_data.pictures import Picture, Tokens
 from torch import Tensor, nn
 
 # What transformers calls the part of a model that sees.
@@ -27,7 +27,7 @@ def arguments(backbone: Any, token_ids: Sequence[Sequence[int]], ids: Tensor) ->
         ``pixel_values`` float32 [P, C], ``image_grid_thw`` int64 [pictures, 3], ``mm_token_type_ids`` int32 [B, T]: 1
         where a token stands for a part of a picture.
     """
-    pictures: list[Picture] = [one for each in token_ids for one in getattr(each, "pictures", ())]
+    pictures: list[Picture] = [one for each in token_ids if isinstance(each, Tokens) for one in each.pictures]
     if not pictures:
         return {}
     patches = torch.from_numpy(np.concatenate([picture.patches for picture in pictures]))
