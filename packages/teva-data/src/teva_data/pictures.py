@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from .artifact import Artifact
 from .errors import ArtifactError, DataError, MissingExtraError, RecipeError
 from .files import write_json
 from .pieces import Media
+
+logger = logging.getLogger(__name__)
 
 # Marks in a rendered text where a picture stands; whatever the model's own tokens are called.
 PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"
@@ -125,7 +128,7 @@ class PictureReader:
     def from_artifact(
         cls, artifact: Artifact, tokenizer: Any, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> PictureReader | None:
-        """The reader of a model's pictures; None where the model sees none.
+        """The reader of a model's pictures; None where the model sees none, or not in a way that is known here.
 
         Args:
             artifact: the model.
@@ -134,7 +137,7 @@ class PictureReader:
             max_pixels: larger pictures are made smaller; the model's own limit where not given.
 
         Raises:
-            ArtifactError: a model with eyes of another kind, or without its processor's files.
+            ArtifactError: the processor cannot be loaded.
             RecipeError: limits that exclude each other.
             MissingExtraError: Pillow or transformers is not installed.
         """
@@ -143,10 +146,18 @@ class PictureReader:
             return None
         names = [config.get(f"{name}_token_id") for name in ("vision_start", "image", "vision_end")]
         if not all(isinstance(name, int) for name in names):
-            raise ArtifactError(
-                f"{artifact.path / 'config.json'}: {config.get('model_type')} sees pictures in a way that teva does "
-                "not know; expected vision_start_token_id, image_token_id and vision_end_token_id (Qwen2-VL and later)"
-            )
+            logger.warning(
+                "%s: %s sees pictures in a way that teva does not know (Qwen2-VL's and later is): it reads text alone",
+                artifact.path, config.get("model_type"),
+            )  # fmt: skip
+            return None
+        settings = _settings(artifact)
+        if settings is None:
+            logger.warning(
+                "%s: no %s, so the model reads text alone. Copy that of the model it was made from into the directory",
+                artifact.path, FILE,
+            )  # fmt: skip
+            return None
         processor = _processor(artifact)
         size = {"shortest_edge": processor.size["shortest_edge"], "longest_edge": processor.size["longest_edge"]}
         size |= {} if min_pixels is None else {"shortest_edge": min_pixels}
@@ -158,7 +169,7 @@ class PictureReader:
             )
         processor.size = size
         begin, pad, end = (tokenizer.convert_ids_to_tokens(name) for name in names)
-        return cls(processor, begin, pad, end, _settings(artifact))
+        return cls(processor, begin, pad, end, settings)
 
     def read(self, media: Media) -> Picture:
         """A picture's patches.
@@ -206,14 +217,14 @@ class PictureReader:
         return f"{self.begin}{self.pad * count}{self.end}"
 
 
-def _settings(artifact: Artifact) -> dict[str, Any]:
+def _settings(artifact: Artifact) -> dict[str, Any] | None:
     """What a model's files say of its image processor: alone, or within those of the whole processor."""
     for name in (FILE, "processor_config.json"):
         if (artifact.path / name).is_file():
             found: dict[str, Any] = json.loads((artifact.path / name).read_text(encoding="utf-8"))
             if name == FILE or "image_processor" in found:
                 return found if name == FILE else dict(found["image_processor"])
-    raise ArtifactError(f"{artifact.path}: no {FILE}. Copy that of the model it was made from into the directory")
+    return None
 
 
 def _processor(artifact: Artifact) -> Any:
@@ -225,10 +236,7 @@ def _processor(artifact: Artifact) -> Any:
         # Pillow's: the other backend needs torchvision, and resizes a little otherwise.
         return AutoImageProcessor.from_pretrained(str(artifact.path), local_files_only=True, backend="pil")
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ArtifactError(
-            f"{artifact.path}: the image processor cannot be loaded: {error}. Copy preprocessor_config.json of the "
-            "model it was made from into the directory"
-        ) from error
+        raise ArtifactError(f"{artifact.path}: the image processor cannot be loaded: {error}") from error
 
 
 def _expect_image(media: Media) -> None:
