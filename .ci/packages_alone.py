@@ -59,8 +59,7 @@ def main() -> None:
                 "--exclude-newer-package", "teva-data=2100-01-01", "--exclude-newer", settings["exclude-newer"], wheel,
             )  # fmt: skip
             run(environment / "bin" / "python", "-c", CHECK.format(module=module, without=without))
-            if (ROOT / "packages" / package / "src" / module / "cli.py").exists():
-                run(environment / "bin" / package, "--help")
+            run(environment / "bin" / package, "--help")
 
 
 if __name__ == "__main__":

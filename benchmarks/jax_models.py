@@ -421,7 +421,7 @@ def _by_peft(base: Path, adapter: Path, case: Case, ids: list[list[int]], traine
 
     config = AutoConfig.from_pretrained(base)
     if case.bidirectional:
-        config = type(config).from_dict({**config.to_dict(), "use_bidirectional_attention": True, "is_causal": False})
+        config = type(config).from_dict({**config.to_dict(), "use_bidirectional_attention": True})
     model = PeftModel.from_pretrained(AutoModel.from_pretrained(base, config=config), str(adapter)).eval()
     if not all(value.abs().max() > 0 for name, value in model.named_parameters() if "lora_" in name):
         raise RuntimeError("peft has loaded a factor that is all zero")

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commandline.run(
         "teva-jax",
         "Trains dense retrievers on JAX: a recipe in, an artifact out.",
-        {"train": train, "init": init, "plan": plan, "recipes": recipes},
+        {"train": train, "init": init, "export": export, "plan": plan, "recipes": recipes},
         words,
     )
 
@@ -90,6 +90,25 @@ def init(data: Path, model: str, *, split: str = "train", output: str | None = N
     from .init import propose
 
     print(propose(data, model, split=split, output=output), end="")
+
+
+def export(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_CHECKPOINT")],
+    *,
+    output: Path | None = None,
+    parity_cosine: float | None = None,
+) -> None:
+    """Write an artifact from a checkpoint or another layout, and compare its vectors by every runtime.
+
+    Args:
+        source: a checkpoint of a run (RUN/checkpoints/step_00000100), a model directory (an artifact is checked where
+            it is), or a hub id.
+        output: where the artifact is written; for a checkpoint, a directory of the run where not given.
+        parity_cosine: the smallest cosine between runtimes that passes.
+    """
+    from .publishing import export_model
+
+    print(export_model(source, output, threshold=parity_cosine).path)
 
 
 def recipes(

@@ -32,7 +32,7 @@ from .params import Checkpoint, save
 from .peer import sentence_transformers_vectors
 
 ADAPTER = "adapter"  # the folder of an artifact that holds it
-_VERSIONS = ("teva-data", "teva-jax", "jax", "jaxlib", "flax", "transformers", "tokenizers", "safetensors", "numpy")
+VERSIONS = ("teva-data", "teva-jax", "jax", "jaxlib", "flax", "transformers", "tokenizers", "safetensors", "numpy")
 # The backbone of each type in transformers.
 _CLASSES = {
     "bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "camembert": "CamembertModel",
@@ -80,7 +80,7 @@ def export(
     teva = {
         "schema": SCHEMA["artifact"],
         "recipe": recipe.to_dict(),
-        "versions": exporting.versions(_VERSIONS),
+        "versions": exporting.versions(VERSIONS),
         "git": git_revision(),
         **record,
     }
@@ -130,18 +130,37 @@ def write_artifact(
     config = saved_config(base, exact.model.config, bfloat16=bfloat16, matryoshka=matryoshka)
     write = partial(_save, retriever, params, adapter, base, config, bfloat16)
 
-    def check(written: Path) -> dict[str, Any]:
-        return gate(expected, _by_all(exact, renderer, written, texts), threshold, key="jax.parity_cosine", base=bare)
+    def compared(written: Path) -> dict[str, Any]:
+        found = _by_all(exact, renderer, written, texts)
+        return gate(expected, found, threshold, key="jax.parity_cosine", base=bare)
 
     if jax.process_index() == 0:
         exporting.write_artifact(
             directory, renderer, pooling=retriever.pooling_name, normalize=retriever.normalize, dim=retriever.dim,
-            teva=teva, card=card, save=write, check=check,
+            teva=teva, card=card, save=write, check=compared,
         )  # fmt: skip
     else:
         write(directory)  # gathering is what all do together; this process writes nothing
     multihost_utils.sync_global_devices("artifact")
     return Artifact.load(directory)
+
+
+def check(
+    retriever: Retriever,
+    params: Params,
+    adapter: Params | None,
+    renderer: Renderer,
+    texts: dict[str, list[str]],
+    directory: Path,
+    threshold: float,
+) -> dict[str, Any]:
+    """The gate for an artifact that is there already; arguments are those of :func:`export`.
+
+    Raises:
+        ParityError: a runtime gives other vectors.
+    """
+    expected = vectors(retriever, params, adapter, renderer, texts)
+    return gate(expected, _by_all(retriever, renderer, directory, texts), threshold, key="jax.parity_cosine")
 
 
 def vectors(
