@@ -72,7 +72,7 @@ def full_disk(context: Context) -> Result:
     last = [done.stderr.strip().splitlines()[-1] for done in (full, readonly)]
     passed = (
         full.returncode == readonly.returncode == 1 and 0 < len(names) < len(expected) and not damaged
-        and "No space left" in last[0] and "Read-only" in last[1]
+        and "emb/shard-" in last[0] and "No space left" in last[0] and "Read-only" in last[1]
         and not any("Traceback" in done.stderr for done in (full, readonly)) and _digests(saved) == expected
     )  # fmt: skip
     figures = {

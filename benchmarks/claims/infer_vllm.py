@@ -50,12 +50,12 @@ def _compared(model: Path, data: Path, context: Context) -> dict[str, Any]:
     expected, found = ours.encode_texts(probes), theirs.encode_texts(probes)
     cosines = (expected * found).sum(axis=1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
     corpus = Dataset.open(data).corpus
-    documents = corpus.documents(0, min(len(corpus), 50 if context.quick else 400))
+    documents = corpus.documents(0, min(len(corpus), 16 if context.quick else 64))
     tokens = sum(map(len, ours.renderer.tokenize([ours.renderer.document(d.document_text, d.title or "")
                                                   for d in documents])))  # fmt: skip
     seconds: dict[str, list[float]] = {"torch": [], "vLLM": []}
     worst = 1.0
-    for _ in range(3):
+    for _ in range(2):
         vectors = []
         for name, encoder in (("torch", ours), ("vLLM", theirs)):
             start = time.perf_counter()

@@ -121,8 +121,14 @@ class EmbeddingWriter:
             raise TevaError(f"{self.directory}: the writer is closed")
         path = self._path(shard)
         vectors = self._checked(path, self._rows[shard], ids, vectors)
-        with atomic_file(path) as file:
-            _write_shard(file, ids, *_stored(vectors, self._dtype), DTYPES[self._dtype], self.fingerprint)
+        try:
+            with atomic_file(path) as file:
+                _write_shard(file, ids, *_stored(vectors, self._dtype), DTYPES[self._dtype], self.fingerprint)
+        except OSError as error:
+            # A full disk does not say which file it had no room for.
+            if error.filename is None and error.errno is not None:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
         self._done[shard] = self._entry(path, self._rows[shard])
         self._write_manifest()
 

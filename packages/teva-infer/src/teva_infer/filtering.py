@@ -11,7 +11,10 @@ above is collected, and sorted out only when about as much is waiting as is kept
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +23,9 @@ from .topk import EMPTY, keys, rows_of, scores_of
 
 SCORES = 2**22
 """Scores of one product, 16 MiB: corpus rows times queries."""
+
+THREADS = 4
+"""Threads that compare scores with limits, where there are so many processors."""
 
 Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -31,7 +37,7 @@ class Product(Protocol):
         """Scores above each query's limit.
 
         Args:
-            tile: float32 or float16 [n, dim].
+            tile: float32 [n, dim].
             limits: float32 [Q].
 
         Returns:
@@ -53,12 +59,26 @@ class NumpyProduct:
 
     def __init__(self, queries: np.ndarray) -> None:
         self._queries = queries
+        # Kept from tile to tile: to be given new pages each time costs as much as the comparison.
         self._scores = np.empty((len(queries), 0), dtype=np.float32)
+        self._over = np.empty((len(queries), 0), dtype=np.bool_)
+        threads = max(1, min(THREADS, _processors(), len(queries) // 32))
+        self._pool = ThreadPoolExecutor(threads)
+        ends = [len(queries) * each // threads for each in range(threads + 1)]
+        self._parts = list(itertools.pairwise(ends))
 
     def above(self, tile: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores above each query's limit."""
-        scores = self._product(tile)
-        over = scores > limits[:, None]
+        self._product(tile)
+        # BLAS has threads of its own; numpy's comparison has not.
+        found = list(self._pool.map(lambda part: self._compare(part[0], part[1], limits), self._parts))
+        query, row, scores = (np.concatenate(each) for each in zip(*found, strict=True))
+        return query, row, scores
+
+    def _compare(self, first: int, last: int, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is above the limits among the scores of some queries."""
+        scores = self._scores[first:last]
+        over = np.greater(scores, limits[first:last, None], out=self._over[first:last])
         width = over.shape[1]
         if width % 8 == 0:
             # Eight answers are one number: nearly all are zero, and are passed over together.
@@ -68,7 +88,7 @@ class NumpyProduct:
         else:
             places = np.flatnonzero(over)
         query, row = np.divmod(places, width)
-        return query, row, scores.reshape(-1)[places]
+        return query + first, row, scores.reshape(-1)[places]
 
     def greatest(self, tile: np.ndarray, depth: int) -> np.ndarray:
         """The ``depth``-th greatest score of each query."""
@@ -78,8 +98,14 @@ class NumpyProduct:
     def _product(self, tile: np.ndarray) -> np.ndarray:
         if self._scores.shape[1] != len(tile):
             self._scores = np.empty((len(self._queries), len(tile)), dtype=np.float32)
-        np.matmul(self._queries, tile.T.astype(np.float32, copy=False), out=self._scores)
+            self._over = np.empty(self._scores.shape, dtype=np.bool_)
+        np.matmul(self._queries, tile.T, out=self._scores)
         return self._scores
+
+
+def _processors() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Filter:
@@ -115,8 +141,9 @@ class Filter:
         Raises:
             OverflowError: vectors so long that a score may not fit into float32.
         """
+        tile = tile.astype(np.float32, copy=False)
         with np.errstate(over="ignore"):
-            squares = np.einsum("nd,nd->n", tile, tile, dtype=np.float32)
+            squares = np.vecdot(tile, tile)
         self._longest = max(self._longest, float(np.sqrt(squares.max())) * 1.001)
         if self._longest * self._lengths.max() > np.finfo(np.float32).max / 2:
             raise OverflowError("scores too large for float32")

@@ -184,7 +184,8 @@ def _vectors(
             encoder = Encoder.load(artifact.path, engine=name, device=device, dtype=dtype, engine_options=own)
             with contextlib.closing(encoder):
                 yield name, encoder.encode_texts(rendered(probes, encoder.renderer))
-        except MissingExtraError as error:
+        except TevaError as error:
+            # An engine that was not asked for by name may lack what it needs, or code for this architecture.
             if engines:
                 raise
             absent[name] = str(error)
