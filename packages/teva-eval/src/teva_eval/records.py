@@ -23,6 +23,7 @@ from teva_data.runs import Qrels
 SCHEMA = "1"
 RESULT, RUN, PER_QUERY = "result.json", "run.tsv.gz", "per_query.tsv"
 STRETCHES = 256  # of rows, each with a checksum of its own: a changed row is found again to 1/256 of the data
+MOST = 8  # stretches that are named one by one where more rows changed
 _PACKAGES = (
     "teva-eval", "teva-data", "teva-infer", "teva-torch", "pytrec-eval-terrier", "numpy", "pyarrow", "torch",
     "transformers", "tokenizers", "bm25s",
@@ -128,7 +129,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         lines += _moved(kind, rows[0].get(kind, []), rows[1].get(kind, []))
     for section in ("scores", "variants", "counts"):
         lines += _compared(section, one.get(section), other.get(section))
-    runs = [{name: run["checksum"] for name, run in (each.get("runs") or {}).items()} for each in (one, other)]
+    runs = [
+        {name or "main": run["checksum"] for name, run in (each.get("runs") or {}).items()} for each in (one, other)
+    ]
     return lines + _compared("run", *runs)
 
 
@@ -155,6 +158,8 @@ def _moved(kind: str, one: list[list[Any]], other: list[list[Any]]) -> list[str]
             lines.append(f"data: {kind} {_range(start, stop)} of {sum(e[2] for e in one)} "
                          f"({_range(repr(mine[0]), repr(mine[1]))}) differ{'s' if start == stop else ''}")  # fmt: skip
         start += mine[2]
+    if len(lines) > MOST:
+        return [*lines[:3], f"data: {kind} rows: {len(lines)} of {len(one)} stretches differ in all"]
     return lines
 
 
