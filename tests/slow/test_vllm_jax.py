@@ -14,7 +14,7 @@ from benchmarks.jax_models import _DECODER, VOCABULARY, Case, _minilm, _with_tok
 
 from .test_vllm import SCRIPT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # vLLM may lie in an environment of its own.
 PYTHON = os.environ.get("TEVA_VLLM_PYTHON", sys.executable)
 TEXTS = ["how do i reset", "the capital of x is on the light", "it and the " * 8]
@@ -56,7 +56,7 @@ def test_vllm_gives_the_trained_vectors(tmp_path, name):
     script.write_text(SCRIPT)
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     words = [PYTHON, str(script), str(artifact.path), json.dumps(TEXTS), str(output)]
-    subprocess.run(words, env=environment, check=True, timeout=600)
+    subprocess.run(words, env=environment, check=True, timeout=900)
     found = np.array(json.loads(output.read_text()))
     cosines = (expected * found).sum(axis=1) / np.linalg.norm(found, axis=1)
     print("vLLM: smallest cosine", cosines.min(), "largest difference", np.abs(expected - found).max())
