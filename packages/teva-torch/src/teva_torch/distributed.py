@@ -27,6 +27,8 @@ _LAST_WORDS = 1.0  # seconds in which the others hear what this process told the
 # What torch's messages hold where an exchange within a model's pass failed: they have no type of their own.
 _LOST = ("onnection closed", "onnection reset", "NCCL", "imed out", "gloo")
 BUCKET = 8 * 1024 * 1024  # elements of one exchange: large enough to keep a link busy, small beside a model
+# torch 2.13 deprecates the second name; 2.11 has no other.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class ProcessError(TevaError):
@@ -75,7 +77,7 @@ class Processes:
         own[: len(rows)] = rows.detach()
         everything = own.new_empty((self.world * most, *rows.shape[1:]))
         with _peers():
-            dist.all_gather_into_tensor(everything, own)
+            _all_gather(everything, own)
         parts = torch.split(everything, most)
         return torch.cat([part[: stop - start] for part, (start, stop) in zip(parts, spans, strict=True)])
 
@@ -145,7 +147,7 @@ class Processes:
         padded[:size] = content[:size]
         everything = padded.new_empty(self.world * len(padded))
         with _peers():
-            dist.all_gather_into_tensor(everything, padded)
+            _all_gather(everything, padded)
         rows = everything.view(self.world, -1)
         return [bytes(row[:length].tolist()).decode() for row, length in zip(rows, sizes.tolist(), strict=True)]
 

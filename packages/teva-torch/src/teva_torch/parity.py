@@ -18,6 +18,7 @@ from teva_data.rendering import Renderer
 from .engine import TorchEngine
 from .lora import is_adapted
 from .model import Retriever
+from .pair import RetrieverPair
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +80,16 @@ def _without_adapter(trained: Retriever, renderer: Renderer, texts: dict[str, li
         return _by_engine(TorchEngine(trained), renderer, texts)
 
 
-def vectors(model: Retriever, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors:
+def vectors(model: Retriever | RetrieverPair, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors:
     """The vectors [N, H] of sampled texts by a model in memory; all processes have the same texts."""
     training = model.training
-    found = _by_engine(TorchEngine(model), renderer, texts)
+    found = []
+    for role, own in texts.items():
+        if own:
+            alone = {name: own if name == role else [] for name in texts}
+            found.append(_by_engine(TorchEngine(model.of(role)), renderer, alone))
     model.train(training)
-    return found
+    return np.concatenate(found)
 
 
 def _by_engine(engine: TorchEngine, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors:

@@ -263,14 +263,14 @@ class _Run:
         Raises:
             ParityError: it gives other vectors.
         """
-        if not self.strategy.sharded or isinstance(self.model, RetrieverPair) or not isinstance(self.base, Artifact):
-            return self.model  # a pair is never cut into parts
+        if not self.strategy.sharded:
+            return self.model
         texts = sample_texts(self.plan, self.renderer)
         found = parity.vectors(self.model, self.renderer, texts)
         model = self.model
         with self.processes.together():
             if self.processes.main:
-                model = Retriever.for_training(self.base, self.recipe, torch.device("cpu"))
+                model = for_training(self.base, self.recipe, torch.device("cpu"))
                 checkpoint.restore_weights(path, model, "retriever.")
                 whole = parity.vectors(model, self.renderer, texts)
                 expect_same("the model in one piece", whole, found, self._rounded)

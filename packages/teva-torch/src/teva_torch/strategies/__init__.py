@@ -36,8 +36,8 @@ def choose(options: TorchSection, processes: Processes, *, tied: bool = True) ->
     if name == "single" and processes.world > 1:
         raise RecipeError(f"torch.strategy: single, and torchrun started {processes.world} processes. Use auto or ddp")
     if name in SHARDED:
-        if not tied:
-            raise RecipeError(f"model.tied: false does not go with torch.strategy: {name}. Use ddp")
+        if not tied and name == "deepspeed":
+            raise RecipeError("model.tied: false does not go with torch.strategy: deepspeed. Use fsdp2 or ddp")
         for key, value, why in (
             ("weights", "nf4", "4-bit weights cannot be cut into parts"),
             ("optimizer", "adamw_8bit", "the 8-bit optimiser does not know tensors that lie in parts"),
@@ -67,7 +67,7 @@ def prepare(
         processes: those that train.
         device: where this one computes.
     """
-    if isinstance(model, Retriever) and name == "fsdp2":
+    if name == "fsdp2":
         from .fsdp2 import FullySharded
 
         return FullySharded(model, loss, settings, options, processes, device)

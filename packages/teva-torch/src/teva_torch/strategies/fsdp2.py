@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 import torch
 from teva_torch.backbones import blocks
 from teva_torch.optim import make_optimizer
+from teva_torch.pair import RetrieverPair
 from teva_torch.recipe import TorchSection
 from torch import Tensor
 
@@ -40,12 +41,13 @@ class FullySharded(Strategy):
             "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
             if half else MixedPrecisionPolicy(),
         }  # fmt: skip
-        backbone: Any = self.model.backbone
-        for _, layers in blocks(backbone):
-            for layer in layers:
-                fully_shard(layer, **settings)
-        fully_shard(backbone, **settings)
-        for module in backbone.modules():
+        for role in ("query", "document") if isinstance(self.model, RetrieverPair) else ("query",):
+            backbone: Any = self.model.of(role).backbone
+            for _, layers in blocks(backbone):
+                for layer in layers:
+                    fully_shard(layer, **settings)
+            fully_shard(backbone, **settings)
+        for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 # The loss is a share of the global batch's already: gradients are summed, not averaged. gloo and nccl
                 # both know the plain sum.
