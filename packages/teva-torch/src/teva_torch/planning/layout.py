@@ -158,15 +158,18 @@ def _fsdp2(size: Sizes, world: int, moments: float, *, half: bool, reshard: bool
 
 
 def _zero(stage: int, size: Sizes, world: int, moments: float, zero: Mapping[str, Any], *, half: bool) -> Layout:
-    """Stages 0 to 2: weights whole; in bfloat16 DeepSpeed keeps masters and moments in parts at stage 0 too."""
-    unit, trained, parts = (2 if half else 4), size.trained, stage > 0 or half
-    share = world if parts else 1
-    gradients = (4 if half else unit) * trained if stage == 0 else unit * trained / (world if stage == 2 else 1)
-    bucket = unit * min(float(zero.get("reduce_bucket_size", _BUCKET)), trained)
+    """Stages 0 to 2: weights whole."""
+    unit, trained = (2 if half else 4), size.trained
+    bucket = min(float(zero.get("reduce_bucket_size", _BUCKET)), trained)
+    if stage == 0:
+        return Layout(
+            weights=size.loaded, masters=0, optimizer=moments, gradients=4 * trained, standing=False, gathered=0,
+            exchange=0, at_end=0, step=4 * min(trained, _BUCKET), host=0, whole=0, stepped=trained,
+        )  # fmt: skip
     return Layout(
-        weights=unit * size.parameters, masters=4 * trained / world if parts else 0, optimizer=moments / share,
-        gradients=gradients, standing=False, gathered=0, exchange=bucket if stage else 0, at_end=0,
-        step=4 * trained / share if parts else bucket, host=0, whole=0, stepped=trained / share,
+        weights=unit * size.parameters, masters=4 * trained / world, optimizer=moments / world,
+        gradients=unit * trained / (world if stage == 2 else 1), standing=False, gathered=0, exchange=unit * bucket,
+        at_end=0, step=4 * trained / world, host=0, whole=0, stepped=trained / world,
     )  # fmt: skip
 
 

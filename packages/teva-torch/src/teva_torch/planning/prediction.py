@@ -164,7 +164,7 @@ def build_of(recipe: Recipe, strategy: str, gpu: Gpu) -> Build:
     attention = "eager" if options.attention == "eager" else "sdpa"
     return Build(
         half=half, weights={"float32": 32, "bfloat16": 16, "nf4": 4}[options.weights],
-        cast=strategy == "fsdp2" or strategy.startswith("zero"), gpu=gpu.name != "cpu",
+        cast=strategy == "fsdp2" or (strategy.startswith("zero") and strategy != "zero0"), gpu=gpu.name != "cpu",
         packed=options.attention == "varlen" and gpu.name != "cpu", attention=attention,
         bidirectional=recipe.model.bidirectional, checkpointing=options.gradient_checkpointing,
         lora=None if options.lora is None else options.lora.model_dump_json(),

@@ -58,7 +58,10 @@ class Zero(Strategy):
             # A pass is a chunk: only the loop knows which one is the last of a step.
             "managed_gradient_accumulation": False,
             "gradient_clipping": self.settings.max_grad_norm, "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False, "bf16": {"enabled": self.settings.precision == "bfloat16"},
+            "zero_force_ds_cpu_optimizer": False,
+            # At stage 0 DeepSpeed's masters are out of reach: weights stay float32, and passes compute in bfloat16 as
+            # those of ddp do.
+            "bf16": {"enabled": self.settings.precision == "bfloat16" and self.stage > 0},
         }  # fmt: skip
         optimizer = make_optimizer(self.model, self.settings, options.optimizer)
         os.environ.setdefault("LOCAL_RANK", str(self.processes.local))  # it asks for it of one process too
