@@ -164,7 +164,8 @@ def plan_table_1(context: Context) -> Result:
             "parts, GiB": {key: round(value / GIB, 2) for key, value in found.parts.items() if value},
         })  # fmt: skip
     figures = {
-        row["row"]: f"plan {row['plan, MiB']:,} MiB, {row['plan, hours at 96']} h ({row['plan, hours']} at full length); paper "
+        row["row"]: f"plan {row['plan, MiB']:,} MiB, {row['plan, hours at 96']} h ({row['plan, hours']} at full "
+        "length); paper "
         + (f"{row['paper, MiB']:,} MiB ({row['off']:+.0%}), {row['paper, hours']} h" if row["paper, MiB"] else "OOM")
         for row in rows
     }  # fmt: skip
