@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # What a pass costs beside its tokens, in tokens: each makes gradients of whole tables of embeddings, and reads all
 # weights. Measured for MiniLM on a CPU; for billions of parameters on a GPU it is of the same size.
-_PASS_TOKENS = 64
+PASS_TOKENS = 64
 
 
 class Retriever(nn.Module):
@@ -222,7 +222,7 @@ class Retriever(nn.Module):
         """
         if self.packed:
             return packing.packed_batches(lengths, chunk_tokens)
-        return least_work_batches(lengths, chunk_tokens, _PASS_TOKENS)
+        return least_work_batches(lengths, chunk_tokens, PASS_TOKENS)
 
     def encode(self, token_ids: Sequence[Sequence[int]], *, chunk_tokens: int) -> Tensor:
         """Vectors of token ids of any lengths, texts of like length together; the order is that of the input.

@@ -60,6 +60,7 @@ class Layout:
         standing: whether they are there from the start to the end.
         gathered: weights of the others, during passes.
         exchange: buffers during the way back.
+        whole_gradients: all gradients in one piece, as autograd sums those of several passes that go back at once.
         at_end: buffers when the gradients of what stands outside the blocks leave, and no activation is left.
         step: buffers of the optimiser and of an exchange before it.
         host: in the CPU's memory.
@@ -74,6 +75,7 @@ class Layout:
     standing: bool
     gathered: float
     exchange: float
+    whole_gradients: float
     at_end: float
     step: float
     host: float
@@ -136,7 +138,7 @@ def layout(
         flat = 4 * min(trained, max(BUCKET, size.largest)) if world > 1 else 0
         return Layout(
             weights=size.loaded, masters=0, optimizer=moments, gradients=4 * trained, standing=False, gathered=0,
-            exchange=0, at_end=0, step=flat, host=0, whole=0, stepped=trained,
+            exchange=0, whole_gradients=4 * trained, at_end=0, step=flat, host=0, whole=0, stepped=trained,
         )  # fmt: skip
     if strategy == "fsdp2":
         return _fsdp2(size, world, moments, half=half, reshard=reshard)
@@ -152,7 +154,8 @@ def _fsdp2(size: Sizes, world: int, moments: float, *, half: bool, reshard: bool
     return Layout(
         weights=size.loaded / world, masters=0, optimizer=moments / world, gradients=4 * size.trained / world,
         standing=False, gathered=gathered, exchange=(unit + 4) * size.trained_block,
-        at_end=(unit + 4) * size.trained_rest, step=8 * size.largest / world if size.trained else 0, host=0,
+        whole_gradients=unit * size.trained, at_end=(unit + 4) * size.trained_rest,
+        step=8 * size.largest / world if size.trained else 0, host=0,
         whole=unit * size.parameters, stepped=size.trained / world,
     )  # fmt: skip
 
@@ -160,15 +163,16 @@ def _fsdp2(size: Sizes, world: int, moments: float, *, half: bool, reshard: bool
 def _zero(stage: int, size: Sizes, world: int, moments: float, zero: Mapping[str, Any], *, half: bool) -> Layout:
     """Stages 0 to 2: weights whole."""
     unit, trained = (2 if half else 4), size.trained
-    bucket = min(float(zero.get("reduce_bucket_size", _BUCKET)), trained)
     if stage == 0:
         return Layout(
             weights=size.loaded, masters=0, optimizer=moments, gradients=4 * trained, standing=False, gathered=0,
-            exchange=0, at_end=0, step=4 * min(trained, _BUCKET), host=0, whole=0, stepped=trained,
+            exchange=0, whole_gradients=4 * trained, at_end=0, step=4 * min(trained, _BUCKET), host=0, whole=0,
+            stepped=trained,
         )  # fmt: skip
     return Layout(
         weights=unit * size.parameters, masters=4 * trained / world, optimizer=moments / world,
-        gradients=unit * trained / (world if stage == 2 else 1), standing=False, gathered=0, exchange=unit * bucket,
+        gradients=unit * trained / (world if stage == 2 else 1), standing=False, gathered=0,
+        exchange=unit * float(zero.get("reduce_bucket_size", _BUCKET)), whole_gradients=unit * trained,
         at_end=0, step=4 * trained / world, host=0, whole=0, stepped=trained / world,
     )  # fmt: skip
 
@@ -179,9 +183,12 @@ def _zero3(size: Sizes, world: int, moments: float, zero: Mapping[str, Any], *, 
     gathered = unit * min(size.parameters, float(zero.get("stage3_max_live_parameters", _LIVE)))
     weights, own = unit * size.parameters / world, {"masters": 4 * trained / world, "optimizer": moments / world}
     gradients = unit * trained / world
+    # A bucket's gradients are copied when they leave; a tensor larger than it leaves alone.
+    leaving = min(unit * trained, max(bucket, unit * size.largest))
     host = weights + sum(own.values()) + gradients if offload else 0.0
     return Layout(
         weights=0 if offload else weights, **({"masters": 0, "optimizer": 0} if offload else own),
-        gradients=bucket + (0 if offload else gradients), standing=True, gathered=gathered, exchange=0, at_end=0,
+        gradients=bucket + (0 if offload else gradients), standing=True, gathered=gathered, exchange=leaving,
+        whole_gradients=unit * trained, at_end=0,
         step=0 if offload else 4 * trained / world, host=host, whole=unit * size.parameters, stepped=trained / world,
     )  # fmt: skip

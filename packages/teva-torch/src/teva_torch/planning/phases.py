@@ -75,24 +75,27 @@ def _back(cached: bool, held: Layout, passes: Passes, kept: float, before: float
     sharded = bool(held.gathered)
     several = sum(count for _, count in passes) > 1
 
-    def parts(cost: Costs, activations: float, *, fresh: bool) -> dict[str, float]:
-        # Where gradients lie in parts, those of a block leave as they come.
-        at_once = cost.fresh if fresh and not sharded and not before else cost.backward
-        there = before if fresh and not sharded else held.gradients
+    def parts(cost: Costs, activations: float, gradients: float, exchange: float, working: float) -> dict[str, float]:
         return {
-            "gradients": there, "exchange buffers": held.exchange, "activations": activations,
-            "working memory": cost.shared_back + at_once,
+            "gradients": gradients, "exchange buffers": exchange, "activations": activations,
+            "working memory": cost.shared_back + working,
         }  # fmt: skip
 
     if cached:
         found = {}
         for at, (cost, _) in enumerate(passes):
-            found[f"back {at}"] = parts(cost, cost.kept, fresh=False)
+            found[f"back {at}"] = parts(cost, cost.kept, held.gradients, held.exchange, cost.backward)
             again = {**found[f"back {at}"], "working memory": cost.shared + cost.forward}
             found[f"again {at}"] = again
         return found
     last, previous = passes[-1][0], passes[-1][0] if passes[-1][1] > 1 or len(passes) == 1 else passes[-2][0]
-    found = {"back first": parts(last, kept, fresh=True)}
+    # Nothing leaves before all passes are gone back through: until then autograd sums their gradients, whole.
+    fresh = last.backward if sharded or before else last.fresh
+    found = {"back first": parts(last, kept, before, 0.0, fresh)}
     if several:
-        found["back"] = parts(previous, kept - last.kept, fresh=False)
+        there = max(before, held.whole_gradients + (held.gradients if held.standing else 0.0))
+        found["back"] = parts(previous, kept - last.kept, there, 0.0, previous.backward)
+        found["back last"] = parts(passes[0][0], passes[0][0].kept, there, held.exchange, passes[0][0].backward)
+    else:
+        found["back last"] = parts(last, 0.0, held.gradients, held.exchange, 0.0)
     return found

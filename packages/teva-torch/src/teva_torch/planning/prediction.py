@@ -8,12 +8,15 @@ and all documents of a batch to be distinct: what a run needs at most.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from teva_data.batching import least_work_batches
 from teva_data.recipe import Recipe
+from teva_torch.model import PASS_TOKENS
 from teva_torch.recipe import TorchSection, torch_section
 from teva_torch.strategies.zero import settings_of
 
@@ -24,6 +27,7 @@ from .timing import Assumed, seconds_of
 from .tracing import Build, traced
 
 GIB = 2**30
+_CUT = 8  # passes, beyond which all but the last are full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +185,10 @@ def chunks_of(load: Load, tokens: int) -> list[tuple[tuple[int, int], int]]:
     """Shapes [B, T] of a process's passes in their order, and how often each comes."""
     found: list[tuple[tuple[int, int], int]] = []
     for count, length in ((load.queries, load.query_length), (load.documents, load.document_length)):
-        rows, left = max(1, tokens // length), count
-        whole, left = divmod(count, rows)
-        found += [((rows, length), whole)] if whole else []
-        found += [((left, length), 1)] if left else []
+        rows = max(1, tokens // length)
+        if count <= _CUT * rows:  # as training cuts them
+            sizes = [len(batch) for batch in least_work_batches([length] * count, tokens, PASS_TOKENS)]
+        else:
+            sizes = [rows] * (count // rows) + ([count % rows] if count % rows else [])
+        found += [((size, length), len(list(same))) for size, same in itertools.groupby(sizes)]
     return found
