@@ -14,6 +14,7 @@ from tests.torch.backbones import make
 import jax
 from teva_data.artifact import Artifact
 from teva_data.parity import ParityError, stock_texts
+from teva_data.probes import read_probes
 from teva_data.rendering import Renderer
 from teva_infer import Encoder
 from teva_jax import LoraSettings, Retriever, lora, make_mesh
@@ -72,6 +73,10 @@ def test_every_runtime_gives_the_trained_vectors(tmp_path, name, pooling, adapte
     assert config["architectures"] == [f"{name}Model"]
     assert config.get("use_bidirectional_attention") is bidirectional
     assert (artifact.path / "adapter/adapter_model.safetensors").is_file() is adapter
+    trained = read_probes(artifact.path)
+    assert trained is not None
+    assert trained.vectors.shape == (len(trained.probes), retriever.dim)
+    assert (trained.base is not None) is adapter
     # The two engines of teva-infer, by the command's own class.
     ours, theirs = (Encoder.load(artifact.path, engine=engine).encode_documents(TEXTS) for engine in ("jax", "torch"))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -52,6 +52,16 @@ def test_a_run_learns_and_leaves_everything(recipe, tmp_path):
     assert train(yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())).artifact.path == artifact.path
 
 
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_an_artifact_says_where_its_vectors_may_be_cut(recipe, weights):
+    recipe["loss"]["matryoshka_dims"] = [8, 16]
+    artifact = train(recipe, {"torch.export_weights": weights, "torch.parity_cosine": 0.99}).artifact
+    config = json.loads((artifact.path / "config.json").read_text())
+    assert config["matryoshka_dimensions"] == [8, 16, artifact.dim]
+    assert config["dtype"] == weights
+    assert artifact.matryoshka == [8, 16, artifact.dim]
+
+
 def test_two_runs_are_bit_equal_and_a_seed_changes_them(recipe, tmp_path):
     digests = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -19,6 +19,8 @@ from teva_data.artifact import Artifact
 from teva_data.exporting import git_revision
 from teva_data.model_card import model_card
 from teva_data.parity import Vectors, gate, rendered
+from teva_data.probes import probe_set, write_probes
+from teva_data.probes import rendered as rendered_probes
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
@@ -127,12 +129,19 @@ def write_artifact(
     exact = dataclasses.replace(retriever, compute_dtype=jnp.float32, remat=False)
     expected = vectors(exact, params, adapter, renderer, texts)
     bare = None if adapter is None else vectors(exact, params, None, renderer, texts)
+    asked = probe_set(renderer)
+    ids = renderer.tokenize(rendered_probes(asked, renderer))
+    # Here, where all processes are: what is gathered from their shards is kept by the one that writes.
+    probed = JaxEngine(exact, params, adapter).encode(ids)
+    probed_bare = None if adapter is None else JaxEngine(exact, params, None).encode(ids)
     config = saved_config(base, exact.model.config, bfloat16=bfloat16, matryoshka=matryoshka)
     write = partial(_save, retriever, params, adapter, base, config, bfloat16)
 
     def compared(written: Path) -> dict[str, Any]:
         found = _by_all(exact, renderer, written, texts)
-        return gate(expected, found, threshold, key="jax.parity_cosine", base=bare)
+        figures = gate(expected, found, threshold, key="jax.parity_cosine", base=bare)
+        write_probes(written, asked, probed, probed_bare)
+        return figures
 
     if jax.process_index() == 0:
         exporting.write_artifact(

@@ -152,10 +152,15 @@ def _save_weights(model: Retriever, base: Artifact, recipe: Recipe, directory: P
             base, directory / lora.ADAPTER,
             bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
         )  # fmt: skip
+    change: dict[str, Any] = {}
     if options.export_weights == "float32":
         backbone.save_pretrained(directory)
-        return
-    rounded = {name: value.to(torch.bfloat16) for name, value in backbone.state_dict().items()}
-    backbone.save_pretrained(directory, state_dict=rounded)
+    else:
+        rounded = {name: value.to(torch.bfloat16) for name, value in backbone.state_dict().items()}
+        backbone.save_pretrained(directory, state_dict=rounded)
+        change["dtype"] = "bfloat16"
+    if recipe.loss.matryoshka_dims:
+        # vLLM cuts vectors to these and to no others.
+        change["matryoshka_dimensions"] = sorted({*recipe.loss.matryoshka_dims, model.dim})
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    write_json(directory / "config.json", {**config, "dtype": "bfloat16"})
+    write_json(directory / "config.json", {**config, **change})
