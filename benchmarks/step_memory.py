@@ -124,7 +124,7 @@ def measure(recipe: Any, config: str, work: Path, processes: Processes) -> dict[
     name = choose(options, processes)
     strategy = prepare(name, model, None, recipe.train, options, processes, torch.device("cpu"))
     half = torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
-    passes = Passes(options.chunk_tokens or 1024, options.gradient_cache, "first", half)
+    passes = Passes(options.chunk_tokens or 1024, options.gradient_cache, "first", half, full=options.gradient_cache)
     step = BatchGradient(model, loss, passes, processes, strategy)
     item = make_batch(recipe, data, json.loads(config)["vocab_size"], processes)
 

@@ -80,7 +80,7 @@ def _activations(data: Any, batch_size: int, cached: bool) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = gradients.make_model("bert").to(device)
     item = gradients.token_batch(data, batch_size=batch_size, negatives=1)
-    step = BatchGradient(model, gradients.make_loss("infonce"), Passes(CHUNK_TOKENS, cached))
+    step = BatchGradient(model, gradients.make_loss("infonce"), Passes(CHUNK_TOKENS, cached, full=cached))
     row: dict[str, Any] = {
         "batch": batch_size, "documents": item.batch.document_count, "tokens": item.tokens, "cached": cached
     }  # fmt: skip

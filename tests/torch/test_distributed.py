@@ -184,8 +184,9 @@ def test_the_command_line_under_torchrun(jobs, tmp_path):
 # What the processes do is left to each test; all share one address.
 _ALONE = """
 import json, os, sys
+from teva_data import feed
 from teva_data.errors import TevaError
-from teva_torch import cli, feed
+from teva_torch import cli
 
 rank, ends = int(os.environ["RANK"]), sys.argv[2]
 original = feed.Feed.batch

@@ -60,12 +60,14 @@ class Passes:
         cached: encode twice and keep one chunk's activations; otherwise once, and keep those of all.
         check: compare the second pass of the ``first`` chunk of queries and of documents with the first, or of ``all``.
         precision: of the passes; the vectors and the loss are float32.
+        full: fill each pass to its bound, so that a step needs the memory that the bound says, whatever the batch.
     """
 
     chunk_tokens: int
     cached: bool = False
     check: str = "first"
     precision: torch.dtype = torch.float32
+    full: bool = False
 
     @contextlib.contextmanager
     def cast(self, device: torch.device) -> Iterator[None]:
@@ -129,7 +131,7 @@ class Encoding:
         distinct = [first[number] for number in range(len(numbers))]
         self._chunks = [
             _Chunk(torch.from_numpy(rows), [distinct[row] for row in rows])
-            for rows in model.chunks([len(ids) for ids in distinct], passes.chunk_tokens)
+            for rows in model.chunks([len(ids) for ids in distinct], passes.chunk_tokens, full=passes.full)
         ]
         self.graphs: list[Tensor] = []  # of each pass, where they are kept
         self._distinct = torch.zeros((0, 0), device=model.device)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import torch
 from teva_data.artifact import Artifact
-from teva_data.batching import least_work_batches
+from teva_data.batching import least_work_batches, token_batches
 from teva_data.errors import ArtifactError, TevaError
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
@@ -213,16 +213,17 @@ class Retriever(nn.Module):
         ids, mask = self.pad(token_ids)
         return self.run(ids, mask, **vision.arguments(self.backbone, token_ids, ids))
 
-    def chunks(self, lengths: Sequence[int], chunk_tokens: int) -> list[NDArray[np.int64]]:
+    def chunks(self, lengths: Sequence[int], chunk_tokens: int, *, full: bool = False) -> list[NDArray[np.int64]]:
         """What goes through the backbone in one forward pass: positions in ``lengths``, of like length together.
 
         Args:
             lengths: tokens of each text.
             chunk_tokens: tokens of one forward pass, padding included where there is any.
+            full: fill each to the bound, whatever is padded: few passes. Otherwise passes and padding are weighed.
         """
         if self.packed:
             return packing.packed_batches(lengths, chunk_tokens)
-        return least_work_batches(lengths, chunk_tokens, PASS_TOKENS)
+        return token_batches(lengths, chunk_tokens) if full else least_work_batches(lengths, chunk_tokens, PASS_TOKENS)
 
     def encode(self, token_ids: Sequence[Sequence[int]], *, chunk_tokens: int) -> Tensor:
         """Vectors of token ids of any lengths, texts of like length together; the order is that of the input.

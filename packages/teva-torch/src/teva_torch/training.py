@@ -189,6 +189,7 @@ class _Run:
             # Without caching the activations of all passes are kept anyway.
             chunk_tokens=self.options.chunk_tokens or (1024 if cached and self.device.type == "cpu" else 16384),
             cached=cached,
+            full=cached,
             check=self.options.gradient_cache_check,
             precision=torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32,
         )
