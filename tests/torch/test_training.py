@@ -295,9 +295,9 @@ def test_bad_settings_are_told(recipe, change, error, words):
 
 def test_the_exported_model_must_give_the_trained_vectors(recipe, tmp_path, monkeypatch):
     # A served model that is silently the base: save the untrained weights, as a lost adapter would.
-    from teva_torch import export
+    from teva_data import exporting
 
-    original = export._save_tokenizer
+    original = exporting.save_tokenizer
 
     def spoil(tokenizer, directory):
         original(tokenizer, directory)
@@ -309,7 +309,7 @@ def test_the_exported_model_must_give_the_trained_vectors(recipe, tmp_path, monk
             {k: torch.randn_like(v) for k, v in weights.items()}, directory / "model.safetensors", {"format": "pt"}
         )
 
-    monkeypatch.setattr(export, "_save_tokenizer", spoil)
+    monkeypatch.setattr(exporting, "save_tokenizer", spoil)
     with pytest.raises(TevaError, match="gives other vectors for the exported model"):
         train(recipe)
     assert not (tmp_path / "run/artifact").exists()

@@ -131,8 +131,8 @@ def test_encoded_and_searched_by_the_commands_a_pair_finds_what_it_finds(untied,
 
 
 def test_defect_15_what_cannot_be_had_is_refused_and_not_ignored(untied, tiny_decoder):
-    with pytest.raises(RecipeError, match=r"model\.tied: false does not go with torch\.strategy: fsdp2"):
-        train(untied, {"torch.strategy": "fsdp2"})
+    with pytest.raises(RecipeError, match=r"model\.tied: false does not go with torch\.strategy: deepspeed"):
+        train(untied, {"torch.strategy": "deepspeed"})
     with pytest.raises(RecipeError, match=r"model\.document_name"):
         train(untied, {"model.tied": True, "model.document_name": str(tiny_decoder)})
     with pytest.raises(RecipeError, match="tokenizer"):
