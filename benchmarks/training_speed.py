@@ -104,7 +104,7 @@ def by_teva(data: Path, model: Path, steps: int, work: Path, *, padded: bool) ->
     return {"seconds": [BATCH / row["queries_per_second"] for row in rows], "loss": [row["loss"] for row in rows]}
 
 
-def _as_they_come(self: Any, lengths: Any, chunk_tokens: int) -> list[Any]:
+def _as_they_come(self: Any, lengths: Any, chunk_tokens: int, *, full: bool = False) -> list[Any]:
     import numpy as np
 
     return [np.arange(len(lengths))]
