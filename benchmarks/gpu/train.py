@@ -84,7 +84,7 @@ def by_teva(way: str, size: str, batch: int, limit: int, steps: int, device: tor
     precision = torch.bfloat16 if device.type == "cuda" else torch.float32
     passes = Passes(tokens or 10**9, cached, precision=precision)
     if tokens is None:
-        model.chunks = lambda lengths, budget: [np.arange(len(lengths))]  # type: ignore[method-assign]
+        model.chunks = lambda lengths, budget, full=False: [np.arange(len(lengths))]  # type: ignore[method-assign]
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-4)
     loss, rng = InfoNCE(temperature=TEMPERATURE), np.random.default_rng(0)
 
