@@ -54,3 +54,12 @@ def test_a_model_and_an_artifact(tiny_model, bare_model, tmp_path, alone):
     assert export_model(artifact.path).path == artifact.path
     with pytest.raises(ParityError):
         export_model(artifact.path, threshold=1.1)
+
+
+def test_a_dry_run_of_a_push(tiny_model, tmp_path, alone, capsys):
+    words = ["export", str(tiny_model), "--output", str(tmp_path / "artifact"), "--push", "me/small", "--dry-run"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "model.safetensors" in told
+    assert "me/small" in told
+    assert "not uploaded" in told

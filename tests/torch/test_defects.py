@@ -71,7 +71,7 @@ def test_defect_1_a_checkpoint_that_does_not_fit_is_refused(recipe, tmp_path):
     train(recipe)
     from safetensors.torch import save_file
 
-    newest = checkpoint.latest(tmp_path / "run/checkpoints")
+    newest = checkpoint.latest_checkpoint(tmp_path / "run/checkpoints")
     stored = load_file(newest / "model.safetensors")
     save_file({name.removeprefix("retriever."): value for name, value in stored.items()}, newest / "model.safetensors")
     settings = read_recipe(recipe).train

@@ -135,7 +135,7 @@ def test_checkpoints_hold_what_is_trained_and_resume_bit_equal(adapted, tmp_path
 
     whole = train(adapted).artifact.path
     expected = load_file(whole / "model.safetensors")
-    newest = checkpoint.latest(tmp_path / "run/checkpoints")
+    newest = checkpoint.latest_checkpoint(tmp_path / "run/checkpoints")
     assert all("lora_" in name for name in load_file(newest / "model.safetensors") if "rotary" not in name)
     shutil.rmtree(whole)
     shutil.rmtree(newest)
@@ -254,7 +254,7 @@ def test_with_bitsandbytes(adapted, tmp_path, change):
     # What 4 bits leave of a weight is what the adapter was trained beside, and what it is merged into.
     moved = expected["layers.0.mlp.up_proj.weight"] - original["layers.0.mlp.up_proj.weight"]
     assert 0 < moved.norm() / original["layers.0.mlp.up_proj.weight"].norm() < 0.5
-    newest = checkpoint.latest(tmp_path / "run/checkpoints")
+    newest = checkpoint.latest_checkpoint(tmp_path / "run/checkpoints")
     state = load_file(newest / "optimizer.safetensors")
     kinds = {value.dtype for name, value in state.items() if name.endswith((":state1", ":exp_avg"))}
     assert (torch.uint8 in kinds) is ("torch.optimizer" in change)

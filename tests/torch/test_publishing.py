@@ -12,9 +12,10 @@ from tests.torch.backbones import make
 import torch
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, TevaError
+from teva_data.uploading import push
 from teva_torch.cli import main
 from teva_torch.engine import TorchEngine
-from teva_torch.publishing import export_model, merge_adapter, push
+from teva_torch.publishing import export_model, merge_adapter
 from teva_torch.training import train
 
 IDS = [[3, 5, 9, 11, 20, 21, 8, 2], [3, 12, 2]]
@@ -155,7 +156,7 @@ def test_push(tiny_model, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
         "import sys; from pathlib import Path; from teva_data.artifact import Artifact\n"
-        "from teva_torch.publishing import push\n"
+        "from teva_data.uploading import push\n"
         "push(Artifact.load(sys.argv[1]), 'me/small', private=True, revision=sys.argv[2] or None, token='hf_test')"
     )
 

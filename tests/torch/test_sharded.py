@@ -141,7 +141,7 @@ def test_another_number_of_processes_or_another_strategy_goes_on_with_the_same_l
 
 
 def test_each_process_writes_a_part_of_a_checkpoint(runs):
-    path = checkpoint.latest(runs / "fsdp2/checkpoints")
+    path = checkpoint.latest_checkpoint(runs / "fsdp2/checkpoints")
     parts = [set(load_file(path / f"model-{n:05}-of-00002.safetensors")) for n in (1, 2)]
     assert all(parts)
     assert not parts[0] & parts[1]

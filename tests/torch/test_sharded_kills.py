@@ -55,7 +55,7 @@ def _kill_after_a_checkpoint(work, output):
     """Kill -9 all processes once a checkpoint of step 4 or later is there."""
     started = _start(work, 2)
     deadline = time.monotonic() + 1500
-    while checkpoint.latest(output / "checkpoints") is None:
+    while checkpoint.latest_checkpoint(output / "checkpoints") is None:
         assert started.poll() is None, (work / "out.txt").read_text()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -64,7 +64,7 @@ def _kill_after_a_checkpoint(work, output):
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert not (output / "artifact").exists()
-    done = int(checkpoint.latest(output / "checkpoints").name.partition("-")[2])
+    done = int(checkpoint.latest_checkpoint(output / "checkpoints").name.partition("-")[2])
     assert 0 < done < STEPS
     return done
 
@@ -149,7 +149,7 @@ def test_bfloat16_keeps_float32_masters_and_learns_as_float32_does(runs, name):
     run = runs / f"{name} half"
     assert _losses(run) == pytest.approx(_losses(runs / "alone"), rel=0.03)
     assert _losses(run) != _losses(runs / "alone")
-    path = checkpoint.latest(run / "checkpoints")
+    path = checkpoint.latest_checkpoint(run / "checkpoints")
     stored = {}
     for file in path.glob("*.safetensors"):
         stored |= load_file(file)

@@ -98,7 +98,7 @@ def test_killed_and_started_again_is_bit_equal(recipe, tmp_path):
         child.wait()
     assert kills == 2
     assert not (tmp_path / "killed/artifact").exists()
-    assert checkpoint.latest(tmp_path / "killed/checkpoints") is not None
+    assert checkpoint.latest_checkpoint(tmp_path / "killed/checkpoints") is not None
     assert _weights(train(recipe).artifact.path) == expected
     rows, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("killed", "whole"))
     assert [(row["step"], row["loss"]) for row in rows] == [(row["step"], row["loss"]) for row in whole]
@@ -239,7 +239,7 @@ def test_what_has_no_text_is_refused(recipe, tiny_data, tmp_path, role):
 
 def test_a_damaged_checkpoint_is_named(recipe, tmp_path):
     train(recipe)
-    newest = checkpoint.latest(tmp_path / "run/checkpoints")
+    newest = checkpoint.latest_checkpoint(tmp_path / "run/checkpoints")
     file = newest / "optimizer.safetensors"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -313,7 +313,7 @@ def test_the_exported_model_must_give_the_trained_vectors(recipe, tmp_path, monk
     with pytest.raises(TevaError, match="gives other vectors for the exported model"):
         train(recipe)
     assert not (tmp_path / "run/artifact").exists()
-    assert checkpoint.latest(tmp_path / "run/checkpoints") is not None
+    assert checkpoint.latest_checkpoint(tmp_path / "run/checkpoints") is not None
 
 
 def test_prompts_come_from_the_recipe_the_card_or_the_model(recipe, tiny_data, tiny_model, tmp_path):
@@ -342,7 +342,7 @@ def test_nothing_is_removed_before_everything_has_loaded(recipe, tmp_path):
         with pytest.raises(TevaError):
             train({**recipe, section: {**recipe[section], **values}}, overwrite=True)
     assert _weights(tmp_path / "run/artifact") == before
-    assert checkpoint.latest(tmp_path / "run/checkpoints") is not None
+    assert checkpoint.latest_checkpoint(tmp_path / "run/checkpoints") is not None
 
 
 def test_a_finished_model_without_checkpoints_is_not_replaced(recipe, tmp_path):

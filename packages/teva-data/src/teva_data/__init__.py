@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import attributes
 
 if TYPE_CHECKING:
     from .artifact import Artifact
@@ -62,40 +63,26 @@ __all__ = [
     "write_run",
 ]
 
-_MODULES = {
-    "artifact": ("Artifact",),
-    "conversion": ("convert",),
-    "dataset": ("Dataset", "DatasetCard"),
-    "embeddings": ("EmbeddingWriter", "Embeddings"),
-    "errors": ("ArtifactError", "DataError", "MissingExtraError", "RecipeError", "TevaError"),
-    "negatives": ("mine_negatives",),
-    "pair": ("ArtifactPair", "load_artifact"),
-    "pieces": ("Media",),
-    "plan": ("BatchPlan",),
-    "recipe": ("Recipe", "load_recipe"),
-    "records": ("Document", "Query"),
-    "rendering": ("Renderer",),
-    "runs": ("read_qrels", "read_run", "write_qrels", "write_run"),
-    "schema": ("SCHEMA",),
-    "showing": ("training_example",),
-    "stats": ("statistics",),
-    "store": ("CorpusStore", "QueryStore"),
-    "validation": ("validate",),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("teva-data")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attributes(
+    __name__,
+    {
+        "artifact": ("Artifact",),
+        "conversion": ("convert",),
+        "dataset": ("Dataset", "DatasetCard"),
+        "embeddings": ("Embeddings", "EmbeddingWriter"),
+        "errors": ("ArtifactError", "DataError", "MissingExtraError", "RecipeError", "TevaError"),
+        "negatives": ("mine_negatives",),
+        "pair": ("ArtifactPair", "load_artifact"),
+        "pieces": ("Media",),
+        "plan": ("BatchPlan",),
+        "recipe": ("Recipe", "load_recipe"),
+        "records": ("Document", "Query"),
+        "rendering": ("Renderer",),
+        "runs": ("read_qrels", "read_run", "write_qrels", "write_run"),
+        "schema": ("SCHEMA",),
+        "showing": ("training_example",),
+        "stats": ("statistics",),
+        "store": ("CorpusStore", "QueryStore"),
+        "validation": ("validate",),
+    },
+)

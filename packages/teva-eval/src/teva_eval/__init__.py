@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from teva_data.lazy import attributes
 
 if TYPE_CHECKING:
     from .benchmarks import Benchmark, Task, benchmark
@@ -28,25 +30,17 @@ __all__ = [
     "compare", "evaluate", "fuse", "parse_measure", "report", "rerun", "score",
 ]  # fmt: skip
 
-_HOMES = {
-    "DEFAULT_MEASURES": "scoring", "Benchmark": "benchmarks", "Measure": "measures", "Scores": "scoring",
-    "Settings": "running", "System": "systems", "Task": "benchmarks", "benchmark": "benchmarks",
-    "compare": "comparing", "evaluate": "running", "fuse": "fusing", "parse_measure": "measures",
-    "report": "reporting", "rerun": "repeating", "score": "scoring",
-}  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("teva-eval")
-    if name in _HOMES:
-        from importlib import import_module
-
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attributes(
+    __name__,
+    {
+        "benchmarks": ("Benchmark", "Task", "benchmark"),
+        "comparing": ("compare",),
+        "fusing": ("fuse",),
+        "measures": ("Measure", "parse_measure"),
+        "repeating": ("rerun",),
+        "reporting": ("report",),
+        "running": ("Settings", "evaluate"),
+        "scoring": ("DEFAULT_MEASURES", "Scores", "score"),
+        "systems": ("System",),
+    },
+)

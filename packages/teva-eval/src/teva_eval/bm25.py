@@ -1,5 +1,7 @@
 """BM25 as a system: bm25s with Lucene's formula, the Porter stemmer and English stop words (extra ``bm25``).
 
+Words are runs of letters and digits: ``_`` parts them, which Lucene's own tokenizer does not, because the names in
+program text are made of the words that questions use (0.48 instead of 0.28 of nDCG@10 on docstrings to functions).
 Texts of Chinese and Japanese have no words between blanks, so runs of their characters become bigrams.
 """
 
@@ -25,6 +27,7 @@ STOP_WORDS = (
     "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
 )  # fmt: skip
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+WORD = r"(?u)[^\W_]+"
 BLOCK = 8192
 
 
@@ -51,7 +54,8 @@ class BM25System:
         versions = {name: importlib.metadata.version(name) for name in ("bm25s", "PyStemmer")}
         return {
             "kind": "bm25", "name": self.name, "k1": self.k1, "b": self.b, "formula": "lucene", "stemmer": "porter",
-            "stop_words": len(STOP_WORDS), "bigrams": "Chinese, Japanese", "base_model": "", "versions": versions,
+            "stop_words": len(STOP_WORDS), "words": WORD, "bigrams": "Chinese, Japanese", "base_model": "",
+            "versions": versions,
         }  # fmt: skip
 
     def search(
@@ -95,7 +99,7 @@ class BM25System:
         spread = [_CJK.sub(_bigrams, text) for text in texts]
         found = self._bm25s.tokenize(
             spread, stopwords=list(STOP_WORDS), stemmer=self._stemmer, show_progress=False, return_ids=False,
-            token_pattern=r"(?u)\b\w+\b",
+            token_pattern=WORD,
         )  # fmt: skip
         return list(found)
 

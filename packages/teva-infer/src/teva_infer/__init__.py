@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from teva_data.lazy import attributes
 
 if TYPE_CHECKING:
     from .encoder import Encoder
@@ -14,26 +14,19 @@ if TYPE_CHECKING:
     from .searching import merge_runs, search
     from .verifying import verify
 
-__version__ = importlib.metadata.version("teva-infer")
+    __version__: str
+
 
 __all__ = ["Encoder", "Engine", "__version__", "encode", "merge_runs", "mine", "search", "verify"]
 
-_HOMES = {
-    "Encoder": ".encoder", "Engine": ".engines", "encode": ".encoding", "merge_runs": ".searching", "mine": ".mining",
-    "search": ".searching", "verify": ".verifying",
-}  # fmt: skip
-# No module is named like a public function: importing it would put the module in the function's place.
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that importing the package costs nothing."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return sorted(__all__)
+__getattr__, __dir__ = attributes(
+    __name__,
+    {
+        "encoder": ("Encoder",),
+        "encoding": ("encode",),
+        "engines": ("Engine",),
+        "mining": ("mine",),
+        "searching": ("merge_runs", "search"),
+        "verifying": ("verify",),
+    },
+)

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from teva_data.lazy import attributes
 
 if TYPE_CHECKING:
     from .engine import JaxEngine
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from .model import Retriever
     from .recipe import JaxSection, read_recipe, shipped
     from .training import TrainResult, train
+
+    __version__: str
+
 
 __all__ = [
     "InfoNCE",
@@ -41,39 +45,17 @@ __all__ = [
     "train",
 ]
 
-# Importing the package must not import jax: names are looked up when they are first asked for.
-_WHERE = {
-    "InfoNCE": ("losses", "InfoNCE"),
-    "JaxEngine": ("engine", "JaxEngine"),
-    "JaxSection": ("recipe", "JaxSection"),
-    "LoraSettings": ("lora", "LoraSettings"),
-    "Loss": ("losses", "Loss"),
-    "Retriever": ("model", "Retriever"),
-    "Targets": ("losses", "Targets"),
-    "TrainResult": ("training", "TrainResult"),
-    "TrainingError": ("guards", "TrainingError"),
-    "build_loss": ("losses", "build_loss"),
-    "infonce": ("losses", "infonce"),
-    "make_mesh": ("mesh", "make_mesh"),
-    "propose": ("init", "propose"),
-    "read_recipe": ("recipe", "read_recipe"),
-    "shipped": ("recipe", "shipped"),
-    "train": ("training", "train"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("teva-jax")
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _WHERE[name]
-    value = getattr(import_module(f".{module}", __name__), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attributes(
+    __name__,
+    {
+        "engine": ("JaxEngine",),
+        "guards": ("TrainingError",),
+        "init": ("propose",),
+        "lora": ("LoraSettings",),
+        "losses": ("InfoNCE", "Loss", "Targets", "build_loss", "infonce"),
+        "mesh": ("make_mesh",),
+        "model": ("Retriever",),
+        "recipe": ("JaxSection", "read_recipe", "shipped"),
+        "training": ("TrainResult", "train"),
+    },
+)

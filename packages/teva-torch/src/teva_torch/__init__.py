@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from teva_data.lazy import attributes
 
 if TYPE_CHECKING:
-    from .checkpoint import latest as latest_checkpoint
+    from .checkpoint import latest_checkpoint
     from .engine import TorchEngine
     from .guards import TrainingError
     from .init import propose
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .model import Retriever
     from .recipe import TorchSection, read_recipe, shipped
     from .training import TrainResult, train
+
+    __version__: str
+
 
 __all__ = [
     "InfoNCE",
@@ -38,37 +42,16 @@ __all__ = [
     "train",
 ]
 
-# Importing the package must not import torch: names are looked up when they are first asked for.
-_WHERE = {
-    "InfoNCE": ("losses", "InfoNCE"),
-    "Retriever": ("model", "Retriever"),
-    "Targets": ("losses", "Targets"),
-    "TorchEngine": ("engine", "TorchEngine"),
-    "TorchSection": ("recipe", "TorchSection"),
-    "TrainResult": ("training", "TrainResult"),
-    "TrainingError": ("guards", "TrainingError"),
-    "build_loss": ("losses", "build_loss"),
-    "infonce": ("losses", "infonce"),
-    "latest_checkpoint": ("checkpoint", "latest"),
-    "propose": ("init", "propose"),
-    "read_recipe": ("recipe", "read_recipe"),
-    "shipped": ("recipe", "shipped"),
-    "train": ("training", "train"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("teva-torch")
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _WHERE[name]
-    value = getattr(import_module(f".{module}", __name__), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attributes(
+    __name__,
+    {
+        "checkpoint": ("latest_checkpoint",),
+        "engine": ("TorchEngine",),
+        "guards": ("TrainingError",),
+        "init": ("propose",),
+        "losses": ("InfoNCE", "Targets", "build_loss", "infonce"),
+        "model": ("Retriever",),
+        "recipe": ("TorchSection", "read_recipe", "shipped"),
+        "training": ("TrainResult", "train"),
+    },
+)

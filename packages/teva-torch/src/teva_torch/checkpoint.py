@@ -80,7 +80,7 @@ def _file(kind: str, strategy: Strategy) -> str:
     return f"{kind}-{strategy.processes.rank + 1:05}-of-{strategy.processes.world:05}.safetensors"
 
 
-def latest(directory: Path) -> Path | None:
+def latest_checkpoint(directory: Path) -> Path | None:
     """The newest checkpoint of a run; None where there is none."""
     found = [path for path in directory.glob("step-*") if _NAME.fullmatch(path.name)]
     return max(found, default=None)

@@ -1,6 +1,6 @@
-"""`teva-torch export` and `teva-torch merge`: artifacts from checkpoints, adapters and other layouts; to a hub.
+"""`teva-torch export` and `teva-torch merge`: artifacts from checkpoints, adapters and other layouts.
 
-Whatever an artifact is made from, its vectors are compared before it is kept or sent: those of teva's own runtime and
+Whatever an artifact is made from, its vectors are compared before it is kept: those of teva's own runtime and
 those of sentence-transformers, where that is installed.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, TevaError
 from teva_data.exporting import git_revision
-from teva_data.hub import hub_errors
 from teva_data.model_card import plain_card
 from teva_data.pair import ArtifactPair, load_artifact, load_base
 from teva_data.parity import stock_texts
@@ -142,56 +141,6 @@ def merge_adapter(
         card=plain_card(output.resolve().name, origin, renderer, base=model_of.name), save=save,
         texts=stock_texts(renderer), threshold=threshold or _default_threshold(),
     )  # fmt: skip
-
-
-def push(
-    artifact: Artifact | ArtifactPair,
-    repository: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    token: str | None = None,
-    dry_run: bool = False,
-) -> dict[str, int]:
-    """Upload an artifact to a hub as a model repository, which is made where it is missing.
-
-    Args:
-        artifact: a local one.
-        repository: ``owner/name``.
-        private: for a new repository: seen by its owner alone.
-        revision: the branch to write, made where it is missing; the main one where not given.
-        token: the hub's access token; the one that is logged in where not given.
-        dry_run: say what would be uploaded, and ask no hub.
-
-    Returns:
-        Bytes of each file by its path in the repository.
-
-    Raises:
-        TevaError: the hub refused or was not reached.
-    """
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise TevaError(f"--push: found {repository!r}; expected owner/name")
-    folder = artifact.path
-    assert folder is not None
-    files = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
-    if dry_run:
-        return files
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token, library_name="teva-torch")
-    with hub_errors(repository):
-        api.create_repo(repository, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repository, branch=revision, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, folder_path=folder, revision=revision, allow_patterns=list(files),
-            commit_message="A teva artifact",
-        )  # fmt: skip
-    return files
 
 
 def _export_checkpoint(path: Path, output: Path, threshold: float | None, device: str) -> Artifact | ArtifactPair:

@@ -198,7 +198,7 @@ class _Run:
         """Steps that the newest checkpoint has done; refuses a directory that holds another run."""
         if self.processes.main:
             recover(self.output / "artifact")
-        newest = checkpoint.latest(self.checkpoints)
+        newest = checkpoint.latest_checkpoint(self.checkpoints)
         if newest is not None:
             state = checkpoint.read_state(newest)
             refuse_another(self.output, state["run"], self.identity)

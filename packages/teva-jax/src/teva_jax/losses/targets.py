@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import ClassVar, TypeAlias
@@ -83,7 +84,7 @@ class Targets:
             raise ValueError(f"targets.excluded {self.excluded.shape}; expected [M, 2]")
 
 
-class Loss:
+class Loss(abc.ABC):
     """Base of all losses: a function of vectors, targets and what it learns itself.
 
     Attributes:
@@ -104,6 +105,7 @@ class Loss:
         """Whether this loss, or one that it is made of, needs scores."""
         return self.needs_scores
 
+    @abc.abstractmethod
     def __call__(
         self, queries: jax.Array, documents: jax.Array, targets: Targets, learned: Learned | None = None
     ) -> jax.Array:
@@ -118,7 +120,6 @@ class Loss:
         Returns:
             float32 scalar: the mean over the queries.
         """
-        raise NotImplementedError
 
     def values(self, learned: Learned | None = None) -> dict[str, jax.Array]:
         """What is learned as float32 arrays; where it starts, if not given."""

@@ -56,7 +56,7 @@ class FullySharded(Strategy):
         self.trained.to(device)
         self.optimizer = make_optimizer(self.trained, self.settings, options.optimizer)
 
-    def reduce(self) -> float:
+    def _reduce(self) -> float:
         """The model's gradients are summed already; the loss's are now."""
         parameters = [one for one in self.trained.parameters() if one.requires_grad]
         self.processes.add_gradients(one for one in parameters if not isinstance(one, DTensor))
@@ -71,7 +71,7 @@ class FullySharded(Strategy):
         return norm
 
     def gradients(self) -> dict[str, Tensor]:
-        """The gradients after :meth:`reduce`, whole, by name: for tests."""
+        """The gradients, summed over the processes, whole, by name: for tests."""
         found = {name: one.grad for name, one in self.trained.named_parameters() if one.grad is not None}
         return {name: _whole(value).clone() for name, value in found.items()}
 

@@ -64,7 +64,7 @@ class Strategy:
         """Forget the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def reduce(self) -> float:
+    def _reduce(self) -> float:
         """Sum the gradients over the processes and clip them.
 
         Returns:
@@ -86,13 +86,13 @@ class Strategy:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        norm = self.reduce()
+        norm = self._reduce()
         check(norm)
         self.optimizer.step()
         return norm
 
     def gradients(self) -> dict[str, Tensor]:
-        """The gradients after :meth:`reduce`, whole, by name: for tests."""
+        """The gradients, summed over the processes, whole, by name: for tests."""
         return {name: one.grad.clone() for name, one in self.trained.named_parameters() if one.grad is not None}
 
     # Checkpoints ------------------------------------------------------------------------------------------------------

@@ -84,10 +84,6 @@ class Zero(Strategy):
     def zero_grad(self) -> None:
         """DeepSpeed forgets them after a step."""
 
-    def reduce(self) -> float:
-        """Exchange what is left to exchange; the norm and the clipping are part of DeepSpeed's step."""
-        raise NotImplementedError
-
     def update(self, rate: float, check: Callable[[float], None]) -> float:
         """One step. The norm is known after it: where it is not finite, the run ends before anything is written."""
         for group in self._zero.param_groups:
