@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -60,9 +61,31 @@ def encoding_speed(context: Context) -> Result:
                 statistics.median(found["processor"]), 3),
             f"{name}: largest difference": found["difference"],
         }  # fmt: skip
+        figures |= _openvino(name, texts, ours, context)
         details[name] = found
         passed &= ratio >= target and found["difference"] <= 1e-5
-    return Result(figures, passed, details=details)
+    return Result(figures, passed, "OpenVINO: an extra row, from TEVA_OPENVINO_PYTHON's environment", details)
+
+
+def _openvino(name: str, texts: Sequence[str], ours: Any, context: Context) -> dict[str, Any]:
+    """The peer's OpenVINO backend, where an environment has it; beside it stands how far its vectors are from ours."""
+    python = os.environ.get("TEVA_OPENVINO_PYTHON")
+    if python is None:
+        return {f"{name}: OpenVINO": "not measured: no TEVA_OPENVINO_PYTHON"}
+    listed = context.work / f"{name}.json"
+    listed.write_text(json.dumps(list(texts)))
+    rounds = "1" if context.quick else "3"
+    words = [python, "-m", "benchmarks.openvino_encoding", str(minilm()), str(listed), rounds]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"OpenVINO: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    vectors = ours.encode_documents(list(texts[:50]))
+    return {
+        f"{name}: OpenVINO, documents/s": round(len(texts) / statistics.median(found["seconds"]), 1),
+        f"{name}: OpenVINO, largest difference of 50": float(np.abs(vectors - np.array(found["vectors"][:50])).max()),
+        "OpenVINO": found["versions"],
+    }
 
 
 def _rounds(ours: Any, peer: Any, texts: Sequence[str], work: Path, rounds: int) -> dict[str, Any]:
