@@ -287,11 +287,16 @@ def by_processes(count: int, data: Path, out: Path, strategy: str = "") -> dict[
         strategy: one of ``STRATEGIES``; each process holds the whole model where not given. The gradients of a case
             then have the loss among them, as ``loss``.
     """
+    return run_processes(count, "benchmarks.gradients", data, out, *([strategy] if strategy else []))
+
+
+def run_processes(count: int, module: str, data: Path, out: Path, *words: str) -> dict[str, Gradients]:
+    """What a module's processes write, told ``data``, ``out`` and ``words``: name of a case to gradients."""
     from safetensors.torch import load_file
 
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
-        "-m", "benchmarks.gradients", str(data), str(out), *([strategy] if strategy else []),
+        "-m", module, str(data), str(out), *words,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

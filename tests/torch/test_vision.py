@@ -196,8 +196,6 @@ def test_a_run_from_end_to_end(models, data, tmp_path):
     with torch.no_grad():
         alone = torch.cat([model.vectors([ids]) for ids in _inputs(artifact.path, data, 64)[2]])
     np.testing.assert_allclose(found.matrix(), alone, atol=1e-6)
-    with pytest.raises(RecipeError, match="fsdp2 does not train models that see pictures"):
-        train(settings, {"torch.strategy": "fsdp2", "train.output": str(tmp_path / "other")})
     with pytest.raises(RecipeError, match=r"min_pixels.*max_pixels"):
         train(settings, {"model.min_pixels": 512, "train.output": str(tmp_path / "other")})
 

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 # Marks in a rendered text where a picture stands; whatever the model's own tokens are called.
 PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"
 
-
 FILE = "preprocessor_config.json"
+NOWHERE = Media("image", "")  # of a picture that was made and not read
 
 
 class Picture(NamedTuple):
@@ -68,10 +68,17 @@ class Tokens(list[int]):
         reader: reads them.
     """
 
-    def __init__(self, ids: Sequence[int], media: Sequence[Media], reader: PictureReader) -> None:
+    def __init__(self, ids: Sequence[int], media: Sequence[Media], reader: PictureReader | None) -> None:
         super().__init__(ids)
         self.media, self.reader = tuple(media), reader
         self._kept: tuple[Picture, ...] | None = None
+
+    @classmethod
+    def of(cls, ids: Sequence[int], pictures: Sequence[Picture]) -> Tokens:
+        """Token ids with pictures that come from no file."""
+        self = cls(ids, [NOWHERE] * len(pictures), None)
+        self._kept = tuple(pictures)
+        return self
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -87,6 +94,7 @@ class Tokens(list[int]):
         self._kept = self.pictures
 
     def _read(self) -> tuple[Picture, ...]:
+        assert self.reader is not None  # else they are kept from the beginning
         return tuple(self.reader.read(media) for media in self.media)
 
 

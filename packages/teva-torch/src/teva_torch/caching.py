@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from teva_data.errors import TevaError
 from teva_data.feed import TokenBatch
-from teva_data.pictures import key_of
+from teva_data.pictures import key_of, media_of
 from torch import Tensor, nn
 
-from . import guards
+from . import guards, vision
 from .distributed import Processes
 from .losses import Targets
 from .model import Retriever
@@ -83,8 +83,13 @@ class Passes:
 @dataclasses.dataclass
 class _Chunk:
     rows: Tensor  # int64, which of the distinct texts
-    token_ids: list[Sequence[int]]
+    token_ids: list[Sequence[int]]  # theirs; behind them, what stands there for other processes' sake alone
     random: RandomState | None = None
+
+    @property
+    def seeing(self) -> bool:
+        """Whether a text holds a picture."""
+        return any(media_of(ids) for ids in self.token_ids)
 
 
 class RandomState:
@@ -137,22 +142,31 @@ class Encoding:
         self._distinct = torch.zeros((0, 0), device=model.device)
 
     @property
-    def passes_needed(self) -> int:
-        """Passes through the model for the own texts."""
-        return len(self._chunks)
+    def passes_needed(self) -> tuple[int, int]:
+        """Passes through the model for the own texts, and how many of them show it pictures."""
+        return len(self._chunks), sum(chunk.seeing for chunk in self._chunks)
 
-    def forward(self, passes: int | None = None) -> Encoding:
+    def agree(self, processes: Processes) -> None:
+        """Make the passes those of the other processes, where a pass is an exchange: as many, through the same layers.
+
+        A process that has fewer passes than another makes more with one text of one token. Those that show pictures
+        come first, and where another process shows some, one of a single token is shown too. The vectors of what is
+        added are not used, and their gradients are zero.
+        """
+        most, most_seeing = map(processes.largest, self.passes_needed)
+        for _ in range(most - len(self._chunks)):
+            self._chunks.append(_Chunk(torch.zeros(0, dtype=torch.int64), [[self.model.pad_id]]))
+        self._chunks.sort(key=lambda chunk: not chunk.seeing)
+        for chunk in self._chunks[:most_seeing]:
+            if not chunk.seeing:
+                chunk.token_ids.append(vision.blank(self.model.backbone))
+
+    def forward(self) -> Encoding:
         """Encode the own texts.
-
-        Args:
-            passes: how many to make, where a pass is an exchange: the most that any process needs. What is left over
-                has one text of one token, whose vector is not used and whose gradient is zero.
 
         Returns:
             Itself.
         """
-        for _ in range((passes or 0) - len(self._chunks)):
-            self._chunks.append(_Chunk(torch.zeros(0, dtype=torch.int64), [[self.model.pad_id]]))
         if not self._chunks:
             return self
         parts = []
@@ -198,9 +212,9 @@ class Encoding:
         return [self._of(chunk, summed) for chunk in self._chunks]
 
     def _of(self, chunk: _Chunk, summed: Tensor) -> Tensor:
-        """The gradient of a pass's vectors; zero where it was made for the others' sake alone."""
-        rows = chunk.rows.to(summed.device)
-        return summed[rows] if len(rows) else summed.new_zeros((1, summed.shape[1]))
+        """The gradient of a pass's vectors; zero of what stands there for the others' sake alone."""
+        own = summed[chunk.rows.to(summed.device)]
+        return torch.cat([own, summed.new_zeros((len(chunk.token_ids) - len(own), summed.shape[1]))])
 
     def _again(self, number: int) -> Tensor:
         """The vectors of a chunk once more, with a graph."""
@@ -210,7 +224,8 @@ class Encoding:
         with self.passes.cast(self.model.device):
             vectors = self.model.vectors(chunk.token_ids)
         if (number == 0 or self.passes.check == "all") and len(chunk.rows):
-            self._compare(self._distinct[chunk.rows.to(vectors.device)], vectors.detach(), number)
+            own = vectors.detach()[: len(chunk.rows)]
+            self._compare(self._distinct[chunk.rows.to(vectors.device)], own, number)
         return vectors
 
     def _compare(self, first: Tensor, again: Tensor, number: int) -> None:
@@ -257,7 +272,9 @@ class BatchGradient:
             for ids, role in ((item.query_ids, "query"), (item.document_ids, "document"))
         )
         for encoding in (queries, documents):
-            encoding.forward(self.processes.largest(encoding.passes_needed) if self.sharded else None)
+            if self.sharded:
+                encoding.agree(self.processes)
+            encoding.forward()
         return queries, documents
 
     def leaves(self, item: TokenBatch, encodings: tuple[Encoding, Encoding]) -> tuple[Tensor, Tensor]:

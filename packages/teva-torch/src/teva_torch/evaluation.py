@@ -81,9 +81,10 @@ class Evaluation:
         with self.processes.together():
             ids = self.renderer.tokenize(texts[own])
         encoding = Encoding(model, ids, dataclasses.replace(passes, cached=True), role)
-        count = self.processes.largest(encoding.passes_needed) if self.sharded else None
         with self.processes.together(exchanging=self.sharded):
-            encoding.forward(count)
+            if self.sharded:
+                encoding.agree(self.processes)
+            encoding.forward()
         vectors = encoding.vectors
         dim = self.processes.largest(vectors.shape[1])
         gathered = self.processes.gather(vectors.reshape(-1, dim).cpu(), len(texts))

@@ -162,9 +162,6 @@ class _Run:
         self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
         torch.manual_seed(self.settings.seed)
         name = choose(self.options, processes, tied=recipe.model.tied)
-        if name in SHARDED and self.renderer.pictures is not None:
-            # A pass with a picture in one process and none in another would exchange different weights.
-            raise RecipeError(f"torch.strategy: {name} does not train models that see pictures. Use ddp, or single")
         # Parts go to their device one by one: the whole need not fit there.
         place = torch.device("cpu") if name in SHARDED else self.device
         self.model = for_training(bases, recipe, self.device, place)

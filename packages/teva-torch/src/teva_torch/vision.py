@@ -38,6 +38,16 @@ def arguments(backbone: Any, token_ids: Sequence[Sequence[int]], ids: Tensor) ->
     }
 
 
+def blank(backbone: Any) -> Tokens:
+    """An input that is the smallest picture there is, of a single token."""
+    config = backbone.config
+    seen = config.vision_config
+    ids = [config.vision_start_token_id, config.image_token_id, config.vision_end_token_id]
+    side = seen.spatial_merge_size
+    numbers = getattr(seen, "in_channels", 3) * seen.temporal_patch_size * seen.patch_size**2
+    return Tokens.of(ids, [Picture(np.zeros((side * side, numbers), np.float32), (1, side, side))])
+
+
 def tower_name(backbone: nn.Module) -> str | None:
     """The dotted name of what sees pictures; None in a model of text."""
     names = [name for name, _ in backbone.named_modules() if name.rpartition(".")[2] in _TOWERS]
