@@ -230,7 +230,7 @@ def test_media_beside_a_text_are_told_and_media_alone_are_refused(encoder, tmp_p
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(json.dumps(rows[0]) + "\n")
     assert encode(encoder, tmp_path, tmp_path / "emb").ids() == ["a"]
-    assert "rows whose other pieces it does not see: {'image': 1}" in caplog.text
+    assert "rows with pieces that this model does not see: {'image': 1}" in caplog.text
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"corpus\.jsonl:2: a document without text; found 'media alone'"):
         encode(encoder, tmp_path, tmp_path / "emb2")

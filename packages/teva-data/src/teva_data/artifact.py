@@ -12,8 +12,9 @@ import functools
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from . import towers
 from .errors import ArtifactError
 from .files import checksum, fingerprint, write_json
 from .hub import fetch
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 ROLES = ("query", "document")
 TEVA_FILE = "teva.json"
+# The key of config.json that says what is made of a record of several pieces: it decides vectors, so it stands where
+# the fingerprint sees it.
+MERGING = "teva_merging"
 # The names under which sentence-transformers has kept the limit of length over the years.
 _TRANSFORMER_FILES = tuple(
     f"sentence_{kind}_config.json"
@@ -48,12 +52,14 @@ class Artifact:
         path: the local directory.
         name: how it was asked for: a directory or a hub id.
         revision: the hub's commit; None for a local directory.
-        pooling: ``cls``, ``mean`` or ``last``; None where the directory does not say (a bare backbone).
+        pooling: ``cls``, ``mean`` or ``last``, or ``towers`` of a model with two (:mod:`teva_data.towers`); None where
+            the directory does not say (a bare backbone).
         normalize: whether vectors end with length 1.
         dim: components of a vector.
         max_length: tokens of the longest input, special tokens included; longer ones are cut.
         prompts: text put before every ``query`` and ``document``; both keys are always there.
         lowercase: whether text is lower-cased before it is tokenised.
+        merging: what is made of a record of several pieces: ``sequence``, ``mean`` or ``first``.
     """
 
     path: Path
@@ -65,6 +71,7 @@ class Artifact:
     max_length: int
     prompts: dict[str, str]
     lowercase: bool = False
+    merging: Literal["sequence", "mean", "first"] = "sequence"
 
     @classmethod
     def load(
@@ -97,8 +104,8 @@ class Artifact:
                 f"{path}: found a PEFT adapter alone; expected a model. `teva-torch merge {path} --output DIR` makes "
                 "one"
             )
-        pooling, normalize, dim = _read_modules(path)
         config = _read_json(path / "config.json")
+        pooling, normalize, dim = _read_modules(path, config)
         if not any((path / name).is_file() for name in _TOKENIZER_FILES):
             raise ArtifactError(
                 f"{path}: no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}. "
@@ -112,7 +119,7 @@ class Artifact:
                 f"{path / TEVA_FILE}: field 'schema': found {record['schema']!r}; expected {SCHEMA['artifact']!r}. Use "
                 "the version of teva that wrote it"
             )
-        max_length, lowercase = _read_limits(path)
+        max_length, lowercase = _read_limits(path, config)
         return cls(
             path=path,
             name=name,
@@ -124,6 +131,7 @@ class Artifact:
             max_length=max_length or _model_limit(path, config),
             prompts=_read_prompts(path, name),
             lowercase=lowercase,
+            merging=config.get(MERGING, "sequence"),
         )
 
     @functools.cached_property
@@ -164,6 +172,11 @@ class Artifact:
     def positions(self) -> int:
         """Tokens of the longest input that the backbone can take at all."""
         return _model_limit(self.path, _read_json(self.path / "config.json"))
+
+    @functools.cached_property
+    def fixed_length(self) -> int | None:
+        """Tokens that every text is filled up to, without a mask; None where texts have lengths of their own."""
+        return towers.fixed_length(_read_json(self.path / "config.json"))
 
     @functools.cached_property
     def is_decoder(self) -> bool:
@@ -233,7 +246,7 @@ def write_layout(
 
     Args:
         directory: where; exists already.
-        pooling: ``cls``, ``mean`` or ``last``.
+        pooling: ``cls``, ``mean``, ``last`` or ``towers``.
         normalize: whether a Normalize module ends the chain.
         dim: components of a vector.
         max_length: tokens, special ones included, of queries and documents alike.
@@ -242,7 +255,8 @@ def write_layout(
         card: the model card, Markdown with its YAML header.
         lowercase: whether readers lower-case the text first.
     """
-    types = ["Transformer", "Pooling", "Normalize"][: 3 if normalize else 2]
+    apart = pooling == towers.POOLING
+    types = ["Transformer", *([] if apart else ["Pooling"]), *(["Normalize"] if normalize else [])]
     write_json(
         directory / "modules.json",
         [
@@ -255,6 +269,28 @@ def write_layout(
             for number, kind in enumerate(types)
         ],
     )
+    if not apart:
+        _write_pooling(directory, pooling, dim)
+    if normalize:
+        write_json(directory / f"{len(types) - 1}_Normalize" / "config.json", {})
+    how = towers.layout(_read_json(directory / "config.json")) if apart else {}
+    limits = {"max_seq_length": max_length, "do_lower_case": lowercase, **how}
+    write_json(directory / "sentence_bert_config.json", limits)
+    write_json(
+        directory / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": {role: prompts.get(role, "") for role in ROLES},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine" if normalize else "dot",
+            "__version__": {k: v for k, v in teva.get("versions", {}).items() if k in {"torch", "transformers"}},
+        },
+    )
+    write_json(directory / TEVA_FILE, teva)
+    (directory / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_pooling(directory: Path, pooling: str, dim: int) -> None:
     modes = {
         "cls_token": pooling == "cls",
         "mean_tokens": pooling == "mean",
@@ -271,34 +307,21 @@ def write_layout(
             "include_prompt": True,
         },
     )
-    if normalize:
-        write_json(directory / "2_Normalize" / "config.json", {})
-    write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": lowercase})
-    write_json(
-        directory / "config_sentence_transformers.json",
-        {
-            "model_type": "SentenceTransformer",
-            "prompts": {role: prompts.get(role, "") for role in ROLES},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine" if normalize else "dot",
-            "__version__": {k: v for k, v in teva.get("versions", {}).items() if k in {"torch", "transformers"}},
-        },
-    )
-    write_json(directory / TEVA_FILE, teva)
-    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
-def _read_modules(path: Path) -> tuple[str | None, bool, int | None]:
+def _read_modules(path: Path, config: dict[str, Any]) -> tuple[str | None, bool, int | None]:
     """Pooling, normalisation and dimension from ``modules.json``; (None, False, None) for a bare backbone."""
     modules = _read_json(path / "modules.json", missing=None)
     if modules is None:
-        return None, False, None
+        return (towers.POOLING if towers.is_one(config) else None), False, None
     if modules and modules[0].get("path"):
         raise ArtifactError(
             f"{path / 'modules.json'}: found the transformer in {modules[0]['path']!r}; expected it in the directory "
             "itself, as sentence-transformers has written it since 2.0. Save the model again with it"
         )
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    if towers.is_one(config) and kinds in (["Transformer"], ["Transformer", "Normalize"]):
+        return towers.POOLING, "Normalize" in kinds, None
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ArtifactError(
             f"{path / 'modules.json'}: found the modules {', '.join(kinds)}; expected Transformer, Pooling and, "
@@ -323,13 +346,15 @@ def _read_modules(path: Path) -> tuple[str | None, bool, int | None]:
     return chosen[0], "Normalize" in kinds, config.get("word_embedding_dimension") or config.get("embedding_dimension")
 
 
-def _read_limits(path: Path) -> tuple[int | None, bool]:
+def _read_limits(path: Path, config: dict[str, Any]) -> tuple[int | None, bool]:
     """Limit of length and lower-casing; refuses what changes vectors and is not understood."""
     file = next((path / name for name in _TRANSFORMER_FILES if (path / name).is_file()), None)
     limits: dict[str, Any] = {} if file is None else _read_json(file)
     processor = limits.get("processor_kwargs") or limits.get("tokenizer_args") or {}
     found = {key: limits[key] for key in ("query_length", "document_length", "query_expansion", "processing_kwargs")
              if limits.get(key)}  # fmt: skip
+    if towers.is_one(config) and found == {"processing_kwargs": towers.layout(config).get("processing_kwargs")}:
+        found = {}  # as teva fills such a model's texts up too
     found |= {key: value for key, value in processor.items() if key != "model_max_length"}
     if "message" in (limits.get("modality_config") or {}):
         found["modality_config"] = "message"
@@ -367,6 +392,8 @@ def _read_json(file: Path, **default: Any) -> Any:
 
 
 def _hidden_size(path: Path, config: dict[str, Any]) -> int:
+    if towers.is_one(config):
+        return towers.dim(config)
     for holder in (config, config.get("text_config") or {}):
         for key in ("hidden_size", "d_model", "dim", "n_embd"):
             if isinstance(holder.get(key), int):
@@ -379,6 +406,7 @@ def _model_limit(path: Path, config: dict[str, Any]) -> int:
     limits = [
         _read_json(path / "tokenizer_config.json", missing={}).get("model_max_length"),
         config.get("max_position_embeddings"),
+        config.get("text_config", {}).get("max_position_embeddings") if towers.is_one(config) else None,
     ]
     # Tokenizers without a limit say so with 1e30.
     real = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]

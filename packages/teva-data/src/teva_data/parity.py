@@ -38,30 +38,33 @@ def sample_texts(plan: BatchPlan, renderer: Renderer, size: int = 16) -> dict[st
             break
     # Later steps than the run has may hold what has no text; the first ones, which it has been through, do not.
     samples = {"query": [*filter(str.strip, queries)][:size], "document": [*filter(str.strip, documents)][:size]}
+    # Of a corpus of pictures alone there is no text to take.
+    samples = {role: texts or _STOCK[role] for role, texts in samples.items()}
     return {role: [*texts, _too_long(texts, renderer)] for role, texts in samples.items()}
 
 
 def stock_texts(renderer: Renderer) -> dict[str, list[str]]:
     """Queries and documents to compare where there is no data: several scripts and lengths, one of each cut."""
-    queries = [
+    return {role: [*texts, _too_long(texts, renderer)] for role, texts in _STOCK.items()}
+
+
+_STOCK = {
+    "query": [
         "how do I reset a forgotten password",
         "capital of Peru",
         "¿qué es la fotosíntesis?",
         "地震の原因",
         "C++ vs. Rust?",
-    ]
-    documents = [
+    ],
+    "document": [
         "Photosynthesis turns light, water and carbon dioxide into sugar and oxygen.",
         "Lima is the capital and the largest city of Peru. It lies on the Pacific coast.",
         "Das Passwort lässt sich auf der Anmeldeseite zurücksetzen; eine E-Mail führt durch die Schritte.",
         "地震は、地下の岩盤がずれ動くことで起こる。",
         "x",
         "  Numbers such as 3.14159, 1,000,000 and 0xFF;\ttabs, \n new lines and   spaces.  ",
-    ]
-    return {
-        "query": [*queries, _too_long(queries, renderer)],
-        "document": [*documents, _too_long(documents, renderer)],
-    }
+    ],
+}
 
 
 def _too_long(texts: list[str], renderer: Renderer) -> str:

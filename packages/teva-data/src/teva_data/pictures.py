@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from . import towers
 from .artifact import Artifact
 from .errors import ArtifactError, DataError, MissingExtraError, RecipeError
 from .files import write_json
@@ -53,6 +54,18 @@ class Rendered(str):
         """Args: ``text``, and ``media``, one for each place in it."""
         self = super().__new__(cls, text)
         self.media = tuple(media)
+        return self
+
+
+class RenderedPieces(str):
+    """A rendered record whose pieces are inputs of their own."""
+
+    parts: tuple[str, ...]
+
+    def __new__(cls, parts: Sequence[str]) -> RenderedPieces:
+        """Args: ``parts``, each rendered; :class:`Rendered` where it has pictures."""
+        self = super().__new__(cls, "\n".join(parts))
+        self.parts = tuple(parts)
         return self
 
 
@@ -98,20 +111,38 @@ class Tokens(list[int]):
         return tuple(self.reader.read(media) for media in self.media)
 
 
+class PieceTokens(list[int]):
+    """The token ids of a record whose pieces are inputs of their own, all in a row (:mod:`teva_data.merging`).
+
+    Args:
+        parts: the token ids of each piece.
+    """
+
+    def __init__(self, parts: Sequence[list[int]]) -> None:
+        super().__init__(one for part in parts for one in part)
+        self.parts = tuple(parts)
+
+
 def load(inputs: Sequence[Sequence[int]]) -> None:
     """Read the pictures of inputs, where they have some, and keep them."""
     for each in inputs:
-        if isinstance(each, Tokens):
+        if isinstance(each, PieceTokens):
+            load(each.parts)
+        elif isinstance(each, Tokens):
             each.load()
 
 
 def media_of(token_ids: Sequence[int]) -> tuple[Media, ...]:
     """The pictures of an input; none of plain ids."""
+    if isinstance(token_ids, PieceTokens):
+        return tuple(media for part in token_ids.parts for media in media_of(part))
     return token_ids.media if isinstance(token_ids, Tokens) else ()
 
 
 def key_of(token_ids: Sequence[int]) -> tuple[Any, ...]:
     """What decides an input's vector: equal for two inputs that a model cannot tell apart."""
+    if isinstance(token_ids, PieceTokens):
+        return tuple(key_of(part) for part in token_ids.parts)
     return (*token_ids, *media_of(token_ids))
 
 
@@ -124,7 +155,12 @@ class PictureReader:
         pad: the token that stands for ``merge`` x ``merge`` patches.
         end: the token after them.
         settings: of the processor, as its file has them.
+
+    Attributes:
+        apart: whether a picture is an input of its own; else it stands among the text's tokens.
     """
+
+    apart = False
 
     def __init__(self, processor: Any, begin: str, pad: str, end: str, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -137,6 +173,8 @@ class PictureReader:
         cls, artifact: Artifact, tokenizer: Any, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> PictureReader | None:
         """The reader of a model's pictures; None where the model sees none, or not in a way that is known here.
+
+        That of a model with two towers is a :class:`teva_data.tower_reader.TowerReader`.
 
         Args:
             artifact: the model.
@@ -152,6 +190,15 @@ class PictureReader:
         config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
         if "vision_config" not in config:
             return None
+        if towers.is_one(config):
+            from .tower_reader import TowerReader
+
+            if min_pixels is not None or max_pixels is not None:
+                raise RecipeError(
+                    f"model.min_pixels, model.max_pixels: {config['model_type']} sees all pictures at one size. Leave "
+                    "them out"
+                )
+            return TowerReader.of(artifact, config)
         names = [config.get(f"{name}_token_id") for name in ("vision_start", "image", "vision_end")]
         if not all(isinstance(name, int) for name in names):
             logger.warning(
@@ -159,14 +206,14 @@ class PictureReader:
                 artifact.path, config.get("model_type"),
             )  # fmt: skip
             return None
-        settings = _settings(artifact)
+        settings = settings_of(artifact)
         if settings is None:
             logger.warning(
                 "%s: no %s, so the model reads text alone. Copy that of the model it was made from into the directory",
                 artifact.path, FILE,
             )  # fmt: skip
             return None
-        processor = _processor(artifact)
+        processor = processor_of(artifact)
         size = {"shortest_edge": processor.size["shortest_edge"], "longest_edge": processor.size["longest_edge"]}
         size |= {} if min_pixels is None else {"shortest_edge": min_pixels}
         size |= {} if max_pixels is None else {"longest_edge": max_pixels}
@@ -187,7 +234,7 @@ class PictureReader:
         """
         from .modalities.image import decode
 
-        _expect_image(media)
+        expect_image(media)
         image = decode(media)
         try:
             found = self.processor(images=[image], return_tensors="np")
@@ -208,7 +255,7 @@ class PictureReader:
     def _count_tokens(self, media: Media) -> int:
         from .modalities.image import upright_size
 
-        _expect_image(media)
+        expect_image(media)
         width, height = upright_size(media)
         try:
             patches = self.processor.get_number_of_image_patches(height, width, {"size": dict(self.processor.size)})
@@ -225,7 +272,7 @@ class PictureReader:
         return f"{self.begin}{self.pad * count}{self.end}"
 
 
-def _settings(artifact: Artifact) -> dict[str, Any] | None:
+def settings_of(artifact: Artifact) -> dict[str, Any] | None:
     """What a model's files say of its image processor: alone, or within those of the whole processor."""
     for name in (FILE, "processor_config.json"):
         if (artifact.path / name).is_file():
@@ -235,7 +282,13 @@ def _settings(artifact: Artifact) -> dict[str, Any] | None:
     return None
 
 
-def _processor(artifact: Artifact) -> Any:
+def processor_of(artifact: Artifact) -> Any:
+    """A model's image processor, on Pillow.
+
+    Raises:
+        ArtifactError: it cannot be loaded.
+        MissingExtraError: Pillow or transformers is not installed.
+    """
     try:
         from transformers import AutoImageProcessor
     except ImportError as error:
@@ -247,7 +300,12 @@ def _processor(artifact: Artifact) -> Any:
         raise ArtifactError(f"{artifact.path}: the image processor cannot be loaded: {error}") from error
 
 
-def _expect_image(media: Media) -> None:
+def expect_image(media: Media) -> None:
+    """Refuse what is no picture.
+
+    Raises:
+        DataError: it is a clip or a recording.
+    """
     if media.kind != "image":
         raise DataError(f"this model sees pictures, and no {media.kind}", file=media.path)
 

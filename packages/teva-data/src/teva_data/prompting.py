@@ -57,10 +57,12 @@ def training_renderer(recipe: Recipe, base: Artifact) -> Renderer:
             f"model.document_max_length, model.query_max_length: found {limit}; expected at most {base.positions}, the "
             f"positions of {base.name}"
         )
+    # Where every text is filled up to one length, that is the length that it is cut at too.
+    limit = base.fixed_length or limit
     renderer = Renderer.from_artifact(
         base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit,
         append_eos=bool(recipe.model.append_eos), min_pixels=recipe.model.min_pixels,
-        max_pixels=recipe.model.max_pixels,
+        max_pixels=recipe.model.max_pixels, merge=recipe.model.merging,
     )  # fmt: skip
     if renderer.pictures is None and (recipe.model.min_pixels or recipe.model.max_pixels):
         raise RecipeError(f"model.min_pixels, model.max_pixels: {base.name} sees no pictures. Leave them out")

@@ -62,6 +62,10 @@ class ModelSection(Section):
     max_pixels: int | None = Field(
         None, ge=1, description="larger pictures are made smaller; empty: the model's own limit"
     )
+    merging: Literal["sequence", "mean", "first"] | None = Field(
+        None, description="of a record of several pieces: all in one sequence, the mean of the pieces' vectors, or the "
+        "first alone; empty: as the model says, else sequence",
+    )  # fmt: skip
     document_max_length: int = Field(256, ge=3, description="tokens of a document in training, special ones included")
 
     @model_validator(mode="after")

@@ -10,9 +10,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from . import merging
 from .artifact import Artifact
 from .errors import ArtifactError, DataError, MissingExtraError
-from .pictures import PLACE, PictureReader, Rendered, Tokens
+from .merging import Merging
+from .pictures import PLACE, PictureReader, PieceTokens, Rendered, RenderedPieces, Tokens
 from .pieces import Media, Piece
 from .records import join_title
 
@@ -27,6 +32,7 @@ class Renderer:
         max_length: tokens at most, special tokens included.
         lowercase: lower-case the text first (``do_lower_case`` of older sentence-transformers models).
         pictures: reads pictures for a model that sees them.
+        merge: what is made of a record of several pieces (:mod:`teva_data.merging`).
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Renderer:
         max_length: int,
         lowercase: bool = False,
         pictures: PictureReader | None = None,
+        merge: Merging = "sequence",
     ) -> None:
         special = tokenizer.num_special_tokens_to_add()
         if max_length <= special:
@@ -47,7 +54,7 @@ class Renderer:
             )
         self.tokenizer = tokenizer
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
-        self.max_length, self.lowercase, self.pictures = max_length, lowercase, pictures
+        self.max_length, self.lowercase, self.pictures, self.merge = max_length, lowercase, pictures, merge
 
     @classmethod
     def from_artifact(
@@ -60,8 +67,9 @@ class Renderer:
         append_eos: bool = False,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        merge: Merging | None = None,
     ) -> Renderer:
-        """The rendering that an artifact asks for; prompts and limits can be replaced.
+        """The rendering that an artifact asks for; prompts, limits and merging can be replaced.
 
         ``append_eos`` makes the tokenizer end every text with the end-of-sequence token (:func:`ends_with_special`),
         which its files then say when they are saved.
@@ -76,12 +84,14 @@ class Renderer:
             max_length=max_length or artifact.max_length,
             lowercase=artifact.lowercase,
             pictures=PictureReader.from_artifact(artifact, tokenizer, min_pixels, max_pixels),
+            merge=merge or artifact.merging,
         )
 
     def query(self, text: str, prompt: str | None = None, pieces: Sequence[Piece] = ()) -> str:
         """``prompt + text``; ``prompt`` is the query's own where it has one, else the renderer's.
 
-        ``pieces``, where the query has pictures, stand in the text's place, in their order (:class:`Rendered`).
+        ``pieces``, where the query has pictures, stand in the text's place, in their order (:class:`Rendered`), or are
+        inputs of their own (:class:`RenderedPieces`).
         """
         return self._joined(self.query_prompt if prompt is None else prompt, "", text, pieces)
 
@@ -89,32 +99,43 @@ class Renderer:
         """``prompt + title + " " + text``, as BEIR and MTEB join them; without the space where one is empty.
 
         ``prompt`` is the document's own where it has one, else the renderer's. ``pieces``, where the document has
-        pictures, stand in the text's place, in their order (:class:`Rendered`).
+        pictures, stand in the text's place, in their order (:class:`Rendered`), or are inputs of their own
+        (:class:`RenderedPieces`).
         """
         return self._joined(self.document_prompt if prompt is None else prompt, title, text, pieces)
 
     def _joined(self, prompt: str, title: str, text: str, pieces: Sequence[Piece]) -> str:
-        media = [piece for piece in pieces if isinstance(piece, Media)] if self.pictures else []
-        if not media:
+        seen = [piece for piece in pieces if isinstance(piece, str) or self.pictures]
+        media = [piece for piece in seen if isinstance(piece, Media)]
+        apart = bool(media) and self.pictures is not None and self.pictures.apart
+        if not media and (self.merge == "sequence" or len(seen) < 2):
             return self._cased(prompt + join_title(title, text))
-        # A place in the text that stands for no picture would take another's.
-        prompt, title, *parts = (
-            PLACE if isinstance(piece, Media) else self._cased(piece.replace(PLACE, " "))
-            for piece in (prompt, title, *pieces)
-        )
+        prompt, title = self._unplaced(prompt), self._unplaced(title)
+        found = [piece if isinstance(piece, Media) else self._unplaced(piece) for piece in seen]
+        if apart or self.merge != "sequence":
+            return merging.rendered(prompt, title, found, self.merge, apart=apart)
+        parts = [PLACE if isinstance(piece, Media) else piece for piece in found]
         return Rendered(prompt + join_title(title, _spaced(parts)), media)
+
+    def _unplaced(self, text: str) -> str:
+        """The text without marks: one that stands for no picture would take another's."""
+        return self._cased(text.replace(PLACE, " "))
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of rendered texts, special tokens included, cut to ``max_length`` (default: the renderer's).
 
         The work is done by the tokenizer's own threads, outside Python's lock. A text with pictures
-        (:class:`Rendered`) becomes :class:`Tokens`: text is cut, from its end, and pictures are not.
+        (:class:`Rendered`) becomes :class:`Tokens`: text is cut, from its end, and pictures are not. Of a text whose
+        pieces are inputs of their own (:class:`RenderedPieces`) each piece has the limit for itself.
 
         Raises:
             DataError: a picture cannot be read, or an input's pictures alone are more than ``max_length``.
         """
         if not texts:
             return []
+        if any(isinstance(text, RenderedPieces) for text in texts):
+            parts, owners = merging.spread(texts)
+            return _gathered(self.tokenize(parts, max_length), owners, texts)
         places = [at for at, text in enumerate(texts) if isinstance(text, Rendered)]
         if places:
             limit, seen = min(max_length or self.max_length, self.max_length), set(places)
@@ -134,6 +155,13 @@ class Renderer:
         """Tokens of rendered texts, special ones included, as if nothing were cut."""
         if not texts:
             return []
+        if any(isinstance(text, RenderedPieces) for text in texts):
+            parts, owners = merging.spread(texts)
+            return [int(one) for one in np.bincount(owners, self.lengths(parts), len(texts))]
+        if self.pictures is not None and self.pictures.apart and any(isinstance(text, Rendered) for text in texts):
+            seen = [sum(map(self.pictures.count, text.media)) if isinstance(text, Rendered) else 0 for text in texts]
+            plain = iter(self.lengths([text for text in texts if not isinstance(text, Rendered)]))
+            return [count or next(plain) for count in seen]
         texts = [self._counted(text) if isinstance(text, Rendered) else text for text in texts]
         encoded = self.tokenizer(
             list(texts),
@@ -157,6 +185,9 @@ class Renderer:
         reader = self.pictures
         assert reader is not None
         counts = [reader.count(media) for media in text.media]
+        if reader.apart:
+            # No token of the text stands for it: as many ids as it costs, whatever they are.
+            return Tokens([0] * sum(counts), text.media, reader)
         written = _filled(text, [reader.written(count) for count in counts])
         before, after = self._frame
         ids: list[int] = self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
@@ -183,6 +214,15 @@ class Renderer:
         bare: list[int] = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         start = next(at for at in range(len(whole) + 1) if whole[at : at + len(bare)] == bare)
         return whole[:start], whole[start + len(bare) :]
+
+
+def _gathered(ids: list[list[int]], owners: NDArray[np.int64], texts: Sequence[str]) -> list[list[int]]:
+    """The ids of pieces, those of one record together; a record that is one input stays as it is."""
+    ends = np.cumsum(np.bincount(owners, minlength=len(texts)))
+    return [
+        PieceTokens(ids[end - len(text.parts) : end]) if isinstance(text, RenderedPieces) else ids[end - 1]
+        for text, end in zip(texts, ends.tolist(), strict=True)
+    ]
 
 
 def _spaced(parts: Sequence[str]) -> str:

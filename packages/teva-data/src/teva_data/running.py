@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> 
     if append_eos is None:
         # A published model that pools at the last token without EOS has its vectors from there: it stays so.
         append_eos = pooling == "last" != artifact.pooling
-    model = recipe.model.model_copy(update={"pooling": pooling, "normalize": normalize, "append_eos": append_eos})
+    merging = recipe.model.merging or (None if artifact.merging == "sequence" else artifact.merging)
+    filled = {"pooling": pooling, "normalize": normalize, "append_eos": append_eos, "merging": merging}
+    model = recipe.model.model_copy(update=filled)
     recipe = resolve_prompts(recipe, artifact, datasets)
     if model.pooling is None:
         raise RecipeError(
@@ -112,8 +114,14 @@ def data_record(plan: BatchPlan) -> dict[str, Any]:
     }
 
 
-def tell_mixture(plan: BatchPlan, steps: int) -> None:
-    """What comes of the settings: each dataset's share and epochs; and what of the data the model does not see."""
+def tell_mixture(plan: BatchPlan, steps: int, seen: Collection[str] = ()) -> None:
+    """What comes of the settings: each dataset's share and epochs; and what of the data the model does not see.
+
+    Args:
+        plan: the run's.
+        steps: its batches.
+        seen: kinds of media that the model sees: ``image``.
+    """
     for part, share, count in zip(plan.parts, plan.mixture.shares, plan.mixture.counts, strict=True):
         if len(plan.parts) > 1:
             logger.info(
@@ -121,5 +129,6 @@ def tell_mixture(plan: BatchPlan, steps: int) -> None:
                 100 * share, share * steps * plan.batch_size / count,
             )  # fmt: skip
         stores = (part.dataset.corpus, part.dataset.queries(part.split))
-        if media := sorted({kind for store in stores for kind, rows in store.kinds.items() if rows and kind != "text"}):
-            logger.warning("%s holds %s; this model reads its texts alone", part.dataset.path, ", ".join(media))
+        known = {"text", *seen}
+        if media := sorted({kind for store in stores for kind, rows in store.kinds.items() if rows} - known):
+            logger.warning("%s holds %s, which this model does not see", part.dataset.path, ", ".join(media))

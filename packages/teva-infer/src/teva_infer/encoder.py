@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from teva_data import pictures
+from teva_data import merging, pictures
 from teva_data.artifact import ROLES, Artifact
 from teva_data.batching import token_batches
 from teva_data.errors import DataError, EngineMemoryError, TevaError
 from teva_data.pair import ArtifactPair, load_artifact
-from teva_data.pictures import Tokens
+from teva_data.pictures import PieceTokens, Tokens
 from teva_data.prefetch import prefetch
 from teva_data.rendering import Renderer
 
@@ -134,6 +134,7 @@ class Encoder:
             max_length=mine.max_length,
             lowercase=mine.lowercase,
             pictures=mine.pictures,
+            merge=mine.merge,
         )
         return other
 
@@ -204,6 +205,8 @@ class Encoder:
     ) -> np.ndarray:
         """Encode rows in batches of similar length. A batch that does not fit in memory is tried in smaller ones.
 
+        Rows whose pieces are inputs of their own get the mean of their pieces' vectors.
+
         Args:
             token_ids: N rows, special tokens included.
             texts: the rendered texts that they come from; needed by an engine that tokenises by itself.
@@ -221,6 +224,11 @@ class Encoder:
         """
         if batch_tokens < 1 or batch_rows < 1:
             raise TevaError(f"batch_tokens and batch_rows start at 1; found {batch_tokens} and {batch_rows}")
+        if any(isinstance(row, PieceTokens) for row in token_ids):
+            parts, owners = merging.spread(token_ids)
+            own = None if texts is None else merging.spread(texts)[0]
+            found = self.encode_rows(parts, own, batch_tokens=batch_tokens, batch_rows=batch_rows, on_batch=on_batch)
+            return merging.mean(found, owners, normalize=self.artifact.normalize)
         lengths = np.array([len(row) for row in token_ids], dtype=np.int64)
         if len(lengths) and not lengths.all():
             raise DataError(

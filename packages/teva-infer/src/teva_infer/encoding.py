@@ -111,8 +111,9 @@ def encode(
         document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
         dim=dim, engine_options=engine_options,
     ).of(role)  # fmt: skip
-    if unread := {kind: count for kind, count in store.kinds.items() if count and kind != "text"}:
-        logger.warning("encode: this model reads text; rows whose other pieces it does not see: %s", unread)
+    seen = {"text"} if encoder.renderer.pictures is None else {"text", "image"}
+    if unread := {kind: count for kind, count in store.kinds.items() if count and kind not in seen}:
+        logger.warning("encode: rows with pieces that this model does not see: %s", unread)
     made_for = (encoder.artifact.teva.get("pair") or {}).get("role", role)
     if made_for != role:
         logger.warning("encode: %s was trained for a %s, not for a %s", encoder.artifact.name, made_for, role)

@@ -115,6 +115,11 @@ class _Run:
         self.base = base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
         self.datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
         self.recipe = recipe = running.resolve(recipe, base, self.datasets)
+        if recipe.model.merging not in (None, "sequence"):
+            raise RecipeError(
+                f"model.merging: {recipe.model.merging}: teva-jax trains on a record's texts in one sequence. Use "
+                "teva-torch"
+            )
         self.settings, self.options = recipe.train, jax_section(recipe)
         self.renderer = training_renderer(recipe, base)
         self.plan = BatchPlan.from_recipe(recipe, self.datasets)

@@ -201,7 +201,8 @@ class Encoding:
             return
         after = RandomState(self.model.device)
         for number, one in enumerate(each):
-            self._back([self._again(number)], [one])
+            if self.model.learns(self._chunks[number].token_ids):
+                self._back([self._again(number)], [one])
         after.restore()
 
     def shares(self, gradient: Tensor) -> list[Tensor]:
@@ -332,8 +333,12 @@ class BatchGradient:
             return
         graphs, shares = list[Tensor](), list[Tensor]()
         for encoding, gradient in zip(encodings, gradients, strict=True):
-            graphs += encoding.graphs
-            shares += encoding.shares(gradient)
+            # What a frozen tower alone has seen has no graph.
+            kept = [
+                pair for pair in zip(encoding.graphs, encoding.shares(gradient), strict=True) if pair[0].requires_grad
+            ]
+            graphs += [graph for graph, _ in kept]
+            shares += [share for _, share in kept]
             encoding.graphs = []
         if graphs:
             self._back(graphs, shares)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from teva_data import exporting
-from teva_data.artifact import ROLES, Artifact
+from teva_data.artifact import MERGING, ROLES, Artifact
 from teva_data.exporting import git_revision
 from teva_data.files import atomic_directory, write_json
 from teva_data.model_card import model_card, pair_card
@@ -162,5 +162,7 @@ def _save_weights(model: Retriever, base: Artifact, recipe: Recipe, directory: P
     if recipe.loss.matryoshka_dims:
         # vLLM cuts vectors to these and to no others.
         change["matryoshka_dimensions"] = sorted({*recipe.loss.matryoshka_dims, model.dim})
+    if settings.merging is not None:
+        change[MERGING] = settings.merging
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     write_json(directory / "config.json", {**config, **change})

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import torch
+from teva_data import merging, towers
 from teva_data.artifact import Artifact
 from teva_data.batching import least_work_batches, token_batches
-from teva_data.errors import ArtifactError, TevaError
+from teva_data.errors import ArtifactError, RecipeError, TevaError
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class Retriever(nn.Module):
         self._options = without_cache(backbone)
         self.packed, self._first_position = False, 0
         # What takes ids and mask to vectors: this module's forward, or an engine that calls it.
-        self.run: Callable[[Tensor, Tensor], Tensor] = self.__call__
+        self.run: Callable[..., Tensor] = self.__call__
 
     @classmethod
     def load(
@@ -92,17 +93,24 @@ class Retriever(nn.Module):
             RecipeError: ``bidirectional`` cannot be had of this architecture.
         """
         pooling = pooling or artifact.pooling
+        if artifact.pooling == towers.POOLING:
+            _expect_towers(artifact, pooling, bidirectional)
         if pooling is None:
             raise ArtifactError(
                 f"{artifact.name}: no modules.json, so it does not say how to pool. Set model.pooling in the recipe "
                 "(cls or mean for encoders such as BERT, last for decoders such as Llama)"
             )
-        function = plugins.find(plugins.POOLINGS, pooling, "model.pooling")
+        function = None if pooling == towers.POOLING else plugins.find(plugins.POOLINGS, pooling, "model.pooling")
         backbone = load_backbone(artifact, dtype=dtype, attention=attention, bidirectional=bidirectional, **options)
-        model = cls(
-            backbone, function, pad_id=pad_id(backbone.config),
-            normalize=artifact.normalize if normalize is None else normalize,
-        )  # fmt: skip
+        length_1 = artifact.normalize if normalize is None else normalize
+        if function is None:
+            from .towers import TowerRetriever
+
+            model: Retriever = TowerRetriever(
+                backbone, normalize=length_1, pad_id=pad_id(backbone.config.get_text_config())
+            )
+        else:
+            model = cls(backbone, function, pad_id=pad_id(backbone.config), normalize=length_1)
         return model.to(device or torch.device("cpu"))
 
     @classmethod
@@ -139,6 +147,8 @@ class Retriever(nn.Module):
             checkpoint_gradients(model.backbone)
         if options.freeze_vision:
             vision.freeze_tower(model.backbone)
+        if options.freeze_text:
+            vision.freeze_text(model.backbone)
         if options.lora is not None:
             model.backbone = add_lora(model.backbone, options.lora)
         return model
@@ -202,9 +212,23 @@ class Retriever(nn.Module):
     def vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order.
 
+        Of a record whose pieces are inputs of their own (:class:`teva_data.pictures.PieceTokens`) it is the mean of
+        their vectors, of length 1 where vectors have it.
+
         Raises:
             TevaError: a text without a token, where there is no padding that could stand for it.
         """
+        parts, which = merging.spread(token_ids)
+        vectors = self._vectors(parts)
+        if len(parts) == len(token_ids):
+            return vectors
+        owners = torch.from_numpy(which).to(vectors.device)
+        sums = vectors.new_zeros((len(token_ids), vectors.shape[1])).index_add(0, owners, vectors)
+        means = sums / torch.bincount(owners).unsqueeze(1)
+        return nn.functional.normalize(means, dim=-1) if self.normalize else means
+
+    def _vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Vectors of inputs that are one sequence each."""
         if self.packed and not all(token_ids):
             raise TevaError(
                 "a text has no tokens, and its tokenizer adds none. Set model.append_eos: true, or torch.attention: "
@@ -212,6 +236,10 @@ class Retriever(nn.Module):
             )
         ids, mask = self.pad(token_ids)
         return self.run(ids, mask, **vision.arguments(self.backbone, token_ids, ids))
+
+    def learns(self, token_ids: Sequence[Sequence[int]]) -> bool:
+        """Whether a gradient of these inputs' vectors reaches a weight that is trained."""
+        return True
 
     def chunks(self, lengths: Sequence[int], chunk_tokens: int, *, full: bool = False) -> list[NDArray[np.int64]]:
         """What goes through the backbone in one forward pass: positions in ``lengths``, of like length together.
@@ -255,3 +283,14 @@ class Retriever(nn.Module):
         tensor = torch.from_numpy(numbers)
         tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return tensor.to(self.device, non_blocking=True)
+
+
+def _expect_towers(artifact: Artifact, pooling: str | None, bidirectional: bool | None) -> None:
+    """Refuse what a model with two towers has of its own."""
+    if pooling != towers.POOLING:
+        raise RecipeError(
+            f"model.pooling: {artifact.name} has two towers, each with a pooling of its own; found {pooling}. Leave it "
+            "out"
+        )
+    if bidirectional is not None:
+        raise RecipeError(f"model.bidirectional: {artifact.name} has two towers, which read as they do. Leave it out")

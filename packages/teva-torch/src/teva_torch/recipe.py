@@ -64,6 +64,9 @@ class TorchSection(Section):
     freeze_vision: bool = Field(
         False, description="leave the tower that sees pictures as it is (without lora, which leaves it anyway)"
     )
+    freeze_text: bool = Field(
+        False, description="of a model with two towers (CLIP, SigLIP), leave the one that reads as it is"
+    )
     gradient_checkpointing: bool = Field(
         False, description="keep a layer's input alone for the backward pass: less memory, a third more time"
     )

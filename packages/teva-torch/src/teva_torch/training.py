@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 import torch
+from teva_data import towers
 from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.development import MEASURE
@@ -162,6 +163,9 @@ class _Run:
         self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
         torch.manual_seed(self.settings.seed)
         name = choose(self.options, processes, tied=recipe.model.tied)
+        if name in SHARDED and bases.front.pooling == towers.POOLING:
+            # A pass that has texts alone in one process and pictures alone in another would exchange different weights.
+            raise RecipeError(f"torch.strategy: {name} does not train models with two towers. Use ddp, or single")
         # Parts go to their device one by one: the whole need not fit there.
         place = torch.device("cpu") if name in SHARDED else self.device
         self.model = for_training(bases, recipe, self.device, place)
@@ -306,7 +310,8 @@ class _Run:
             f"{self.plan.size:,}", self.total, times(self.settings.accumulate, self.settings.batch_size),
             self.recipe.loss.name,
         )  # fmt: skip
-        tell_mixture(self.plan, self.total * self.settings.accumulate)
+        seen = () if self.renderer.pictures is None else ("image",)
+        tell_mixture(self.plan, self.total * self.settings.accumulate, seen)
 
     def _export(self, model: Retriever | RetrieverPair, steps: int, loss: float, best: dict[str, float] | None) -> None:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png", MEASURE)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import torch
+from teva_data.errors import RecipeError
 from teva_data.pictures import Picture, Tokens
 from torch import Tensor, nn
 
@@ -59,3 +60,14 @@ def freeze_tower(backbone: nn.Module) -> None:
     name = tower_name(backbone)
     if name is not None:
         backbone.get_submodule(name).requires_grad_(False)
+
+
+def freeze_text(backbone: nn.Module) -> None:
+    """Train all but the tower that reads, of a model that has one apart.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    if not hasattr(backbone, "text_model") or not hasattr(backbone, "vision_model"):
+        raise RecipeError("torch.freeze_text: this model has no tower of its own for texts. Leave it out")
+    backbone.text_model.requires_grad_(False)  # type: ignore[operator]
