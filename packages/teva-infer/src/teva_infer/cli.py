@@ -83,6 +83,21 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def numbers_of(words: Sequence[str], option: str) -> dict[str, int]:
+    """``name=number`` words as a mapping.
+
+    Raises:
+        TevaError: a word that is not so.
+    """
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not value.isdecimal():
+            raise TevaError(f"{option}: found {word!r}; expected name=number")
+        found[name] = int(value)
+    return found
+
+
 def search(
     *,
     queries: Path,
@@ -95,6 +110,8 @@ def search(
     exclude_self: bool = False,
     part: tuple[int, int] | None = None,
     device: str = "cpu",
+    index: Path | None = None,
+    knob: tuple[str, ...] = (),
 ) -> None:
     """Search a corpus's embeddings with queries' embeddings and write a run file.
 
@@ -109,14 +126,91 @@ def search(
         exclude_self: leave out the document whose id is the query's.
         part: two numbers n and N: search the n-th (from 0) of N parts of the corpus alone; see the verb merge.
         device: where exact multiplies: cpu, cuda, cuda:1.
+        index: an index of the corpus (the verb index): what it finds, with exact scores.
+        knob: how much the index looks at, such as nprobe=64 or oversample=20; the verb tune shows what each gives.
     """
     from .searching import search as run_search
 
     run_search(
         queries, corpus, output, depth=depth, backend=backend, batch=batch, layout=layout, exclude_self=exclude_self,
-        part=part, device=device,
+        part=part, device=device, index=index, knobs=numbers_of(knob, "--knob"),
     )  # fmt: skip
     print(output)
+
+
+def index(
+    corpus: Path,
+    /,
+    *,
+    output: Path,
+    kind: str = "hnsw",
+    setting: tuple[str, ...] = (),
+    part_rows: int = 2**20,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Build an index of a corpus's embeddings, for search --index. A killed build goes on when started again.
+
+    Args:
+        corpus: the directory of the corpus's embeddings; search reads ids and exact scores there.
+        output: the directory for the index.
+        kind: hnsw (a graph; fastest, most memory), ivf (lists), sq8 (lists of 8-bit numbers), pq (lists of codes),
+            binary (one bit a number), flat (all).
+        setting: of the kind: links=32, efConstruction=200 (hnsw), lists=4096 (ivf, sq8, pq), bytes=48 (pq).
+        part_rows: vectors that are built, and lost by a kill, together.
+        seed: of the sample that lists and codes are learned from.
+        overwrite: begin anew where the directory holds another index.
+    """
+    from .indexes.building import build_index
+
+    print(
+        build_index(
+            corpus, output, kind=kind, settings=numbers_of(setting, "--setting"), part_rows=part_rows, seed=seed,
+            overwrite=overwrite,
+        )
+    )  # fmt: skip
+
+
+def tune(
+    index: Path,
+    /,
+    *,
+    corpus: Path,
+    queries: Path,
+    output: Path,
+    depth: int = 100,
+    most_queries: int = 1000,
+    oversample: tuple[int, ...] = (),
+    recall: float | None = None,
+) -> int:
+    """Measure what an index finds of what exact search finds, and how fast, at each of its knobs.
+
+    Prints a table and writes tune.json and tune.png. Exit status 1 where no knobs reach the wanted recall.
+
+    Args:
+        index: the index's directory.
+        corpus: the embeddings that it was built from.
+        queries: the queries' embeddings.
+        output: the directory for the table and the curve.
+        depth: documents for each query.
+        most_queries: queries used at most, from the first on.
+        oversample: candidates for each hit that are tried; some multiples of the kind's own where not given.
+        recall: the recall that is wanted; the fastest knobs that reach it are named.
+    """
+    from .indexes.tuning import tune as run_tune
+
+    found = run_tune(
+        index, corpus, queries, output, depth=depth, most_queries=most_queries, oversample=oversample or None
+    )
+    print(found.table())
+    if recall is None:
+        return 0
+    best = found.fastest(recall)
+    if best is None:
+        print(f"no knobs reach a recall of {recall}: look at more candidates, or build with other settings")
+        return 1
+    print("fastest: " + " ".join(f"--knob {name}={value}" for name, value in best.knobs.items()))
+    return 0
 
 
 def merge(
@@ -300,11 +394,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     return run(
         "teva-infer",
-        "Encode queries and corpora with a dense retriever, and search them exactly.",
+        "Encode queries and corpora with a dense retriever, and search them exactly or by an index.",
         {
             "encode": encode,
             "search": search,
             "merge": merge,
+            "index": index,
+            "tune": tune,
             "mine": mine,
             "verify": verify,
             "deploy": deploy,

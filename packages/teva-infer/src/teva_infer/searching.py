@@ -14,7 +14,7 @@ import functools
 import importlib.metadata
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,8 @@ def search(
     exclude_self: bool = False,
     part: tuple[int, int] | None = None,
     device: str = "cpu",
+    index: str | Path | None = None,
+    knobs: Mapping[str, int] | None = None,
 ) -> Run | Path:
     """Find the documents with the greatest inner products for each query.
 
@@ -70,6 +72,9 @@ def search(
             the runs of all parts, which any number of processes or machines may make.
         device: where ``exact`` multiplies: "cpu" (numpy), or what an installed product knows: "cuda", "cuda:1"
             (teva-torch). The result is the same.
+        index: an index of the corpus (:mod:`teva_infer.indexes`): what it finds in place of all there is, with exact
+            scores.
+        knobs: of the index: how much is looked at.
 
     Returns:
         For each query_id its (docid, score) pairs, best first, as `teva_data.runs.read_run` gives them (but for the
@@ -93,6 +98,16 @@ def search(
         if backend != "exact":
             raise TevaError(f"device {device!r}: the backend {backend!r} searches on the CPU alone")
         scan = functools.partial(_scan_exact, product=functools.partial(_device_product(), device=device))
+    if index is not None:
+        if (part, backend, device) != (None, "exact", "cpu"):
+            raise TevaError("an index is searched whole, on the CPU: leave part, backend and device out")
+        from .indexes.opened import Index
+
+        opened = Index(index, corpus, knobs)
+        scan = opened.scan
+        batch = min(batch, max(1, KEPT // (depth * max(1, opened.knobs["oversample"]))))
+    elif knobs:
+        raise TevaError("knobs are of an index; say which (index=, --index)")
     hits = _hits(queries, corpus, depth, scan, batch, exclude_self)
     if output is None:
         return {query_id: list(zip(docids, scores, strict=True)) for query_id, docids, scores in hits}
@@ -178,13 +193,7 @@ def _scan_exact(
     """Search with a block of queries, float32 [Q, dim]; yields the rows done bit by bit, and the hits at the end."""
     left = on_grid(queries)
 
-    def exact(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        scores = np.empty(len(rows), dtype=np.float32)
-        for places, vectors in corpus.take_vectors(rows, EXACT_ROWS):
-            scores[places] = np.einsum("nd,nd->n", left[query[places]], on_grid(vectors))
-        return scores
-
-    kept = Filter(queries, depth, product(queries), exact)
+    kept = Filter(queries, depth, product(queries), functools.partial(exact_scores, left, corpus))
     first = 0
     for tile in tiles(corpus.vectors(), len(queries)):
         try:
@@ -197,6 +206,24 @@ def _scan_exact(
         first += len(tile)
         yield len(tile)
     yield kept.best()
+
+
+def exact_scores(left: np.ndarray, corpus: Embeddings, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The exact inner products of pairs of a query and a document.
+
+    Args:
+        left: the queries as :func:`on_grid` gives them, float64 [Q, dim].
+        corpus: the documents.
+        query: rows of ``left``, integers [n].
+        rows: rows of the corpus, integers [n].
+
+    Returns:
+        float32 [n].
+    """
+    scores = np.empty(len(rows), dtype=np.float32)
+    for places, vectors in corpus.take_vectors(rows, EXACT_ROWS):
+        scores[places] = np.einsum("nd,nd->n", left[query[places]], on_grid(vectors))
+    return scores
 
 
 def _scan_faiss(queries: np.ndarray, corpus: Embeddings, depth: int) -> Iterator[Step]:

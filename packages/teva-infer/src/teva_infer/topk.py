@@ -29,8 +29,8 @@ class TopK:
         self._keys = np.full((queries, depth), EMPTY, dtype=np.uint64)
 
     def add_hits(self, scores: np.ndarray, rows: np.ndarray) -> None:
-        """Take in hits: float32 [Q, n] and their corpus rows, integers [Q, n]."""
-        self._keep(keys(scores, rows))
+        """Take in hits: float32 [Q, n] and their corpus rows, integers [Q, n]; a row below 0 is no hit."""
+        self._keep(np.where(rows < 0, EMPTY, keys(scores, rows)))
 
     def best(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The hits, best first: scores float32 [Q, depth], rows int64 [Q, depth], and whether each place is filled."""

@@ -1,0 +1,185 @@
+"""An index is built part by part from shards of embeddings: what a kill costs is one part.
+
+A directory holds one index::
+
+    index/
+      index.json               what it was built from, and the checksum of each file
+      trained.index            the structure as it was trained, without vectors
+      part-00000.index         the structure over the first ``part_rows`` vectors, and so on
+
+Only one part is in memory while it is built, and the vectors are read from the memory-mapped shards.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teva_data.embeddings import Embeddings
+from teva_data.errors import TevaError
+from teva_data.files import checksum, fingerprint, lock_directory, read_sealed, remove_leftovers, write_sealed
+from teva_data.progress import Progress
+
+from . import Kind, Numbers, Structure, find_kind
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "1"
+MANIFEST, TRAINED = "index.json", "trained.index"
+PART_ROWS = 2**20
+BLOCK = 8192  # vectors added at a time
+
+
+def part_name(part: int) -> str:
+    """The file of one part, counted from 0."""
+    return f"part-{part:05d}.index"
+
+
+def contents(corpus: Embeddings) -> str:
+    """A short name for the vectors of embeddings: equal where they are equal."""
+    return fingerprint([(entry["rows"], entry["checksum"]) for entry in corpus.manifest["shards"]])
+
+
+def build_index(
+    corpus: Embeddings | str | Path,
+    output: str | Path,
+    *,
+    kind: str = "hnsw",
+    settings: Numbers | None = None,
+    part_rows: int = PART_ROWS,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Build an index of a corpus's embeddings. A killed build goes on when it is started again.
+
+    Args:
+        corpus: embeddings, or their directory; they stay where they are: searching reads ids and exact scores there.
+        output: the index's directory.
+        kind: ``hnsw``, ``ivf``, ``sq8``, ``pq``, ``binary``, ``flat``, or what an installed package registers.
+        settings: of the kind.
+        part_rows: vectors of a part. One part searches fastest with ``hnsw``; a part must fit in memory.
+        seed: of the sample that is learned from.
+        overwrite: begin anew where the directory holds another index.
+
+    Returns:
+        The directory.
+
+    Raises:
+        TevaError: unknown kinds or settings, another index in the directory, or another process that builds there.
+        DataError: damaged or unfinished embeddings.
+    """
+    corpus = corpus if isinstance(corpus, Embeddings) else Embeddings.open(corpus)
+    if part_rows < 1:
+        raise TevaError(f"part_rows: found {part_rows}; expected at least 1")
+    if not len(corpus):
+        raise TevaError(f"{corpus.directory}: no vectors to index")
+    found = find_kind(kind)
+    job = {
+        "kind": kind, "settings": found.resolve(settings or {}, dim=corpus.dim, rows=len(corpus)), "dim": corpus.dim,
+        "rows": len(corpus), "part_rows": part_rows, "seed": seed, "embeddings": contents(corpus),
+    }  # fmt: skip
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with lock_directory(output, "building an index"):
+        _Build(corpus, output, found, job, overwrite).go()
+    return output
+
+
+class _Build:
+    """One build: what is there already, and what is missing."""
+
+    def __init__(self, corpus: Embeddings, output: Path, kind: Kind, job: Mapping[str, Any], overwrite: bool) -> None:
+        self.corpus, self.output, self.kind, self.job = corpus, output, kind, dict(job)
+        manifest = read_sealed(output / MANIFEST)
+        if manifest is None and (output / MANIFEST).exists() and not overwrite:
+            raise TevaError(f"{output / MANIFEST}: damaged. Build the index again with overwrite=True (--overwrite)")
+        if manifest is not None and manifest.get("job") != self.job and not overwrite:
+            raise TevaError(
+                f"{output}: holds another index ({_difference(manifest.get('job'), self.job)}). Use another directory, "
+                "or overwrite=True (--overwrite)"
+            )
+        same = manifest is not None and manifest.get("job") == self.job
+        files = manifest["files"] if manifest is not None and same else {}
+        self.files = {name: entry for name, entry in files.items() if _whole(output / name, entry)}
+        for name in files.keys() - self.files.keys():
+            logger.warning("%s: damaged or missing; it is built anew", output / name)
+        remove_leftovers(output, "*.index")
+        for path in output.glob("*.index"):
+            if path.name not in self.files:
+                path.unlink()
+        self._note()
+
+    def go(self) -> None:
+        """Build what is missing."""
+        total, size = len(self.corpus), self.job["part_rows"]
+        parts = [(start, min(start + size, total)) for start in range(0, total, size)]
+        missing = [number for number in range(len(parts)) if part_name(number) not in self.files]
+        if not missing:
+            return
+        self._train()
+        done = total - sum(parts[number][1] - parts[number][0] for number in missing)
+        with Progress(total, "index", "documents", done=done) as progress:
+            for number in missing:
+                structure = self.kind.load(self.output / TRAINED, self.job["settings"])
+                for vectors in rows_between(self.corpus, *parts[number]):
+                    structure.add(vectors)
+                    progress.add(len(vectors))
+                self._keep(part_name(number), structure)
+
+    def _train(self) -> None:
+        if TRAINED in self.files:
+            return
+        structure = self.kind.empty(self.job["settings"], dim=self.corpus.dim, seed=self.job["seed"])
+        wanted = min(self.kind.sample(self.job["settings"]), len(self.corpus))
+        if wanted:
+            logger.info("index: learning from %s vectors", f"{wanted:,}")
+            structure.train(sample(self.corpus, wanted, self.job["seed"]))
+        self._keep(TRAINED, structure)
+
+    def _keep(self, name: str, structure: Structure) -> None:
+        # Written by the structure's own library, which takes a path: renamed when it is whole.
+        temporary = self.output / f".{name}.new.tmp"
+        structure.save(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        entry = {"bytes": temporary.stat().st_size, "checksum": checksum(temporary)}
+        temporary.replace(self.output / name)
+        self.files[name] = entry
+        self._note()
+
+    def _note(self) -> None:
+        write_sealed(self.output / MANIFEST, {"schema": SCHEMA, "job": self.job, "files": self.files})
+
+
+def sample(corpus: Embeddings, count: int, seed: int) -> np.ndarray:
+    """Vectors at random, without repeats: float32 [count, dim], in the corpus's order."""
+    rows = np.sort(np.random.default_rng(seed).choice(len(corpus), count, replace=False))
+    found = np.empty((count, corpus.dim), dtype=np.float32)
+    for places, vectors in corpus.take_vectors(rows, BLOCK):
+        found[places] = vectors
+    return found
+
+
+def rows_between(corpus: Embeddings, start: int, stop: int) -> Any:
+    """Yield the vectors of rows ``start`` to ``stop``, float32 [at most BLOCK, dim]."""
+    for first in range(start, stop, BLOCK):
+        rows = np.arange(first, min(first + BLOCK, stop))
+        block = np.empty((len(rows), corpus.dim), dtype=np.float32)
+        for places, vectors in corpus.take_vectors(rows, BLOCK):
+            block[places] = vectors
+        yield block
+
+
+def _whole(path: Path, entry: Mapping[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry["bytes"] and checksum(path) == entry["checksum"]
+
+
+def _difference(old: Any, new: Mapping[str, Any]) -> str:
+    if not isinstance(old, dict):
+        return "one that this version does not read"
+    return ", ".join(f"{key}: {old.get(key)!r}, not {new[key]!r}" for key in new if old.get(key) != new[key])

@@ -1,0 +1,182 @@
+"""FAISS's structures (Douze et al., "The Faiss library", arXiv 2401.08281), each under the name of a kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teva_data.errors import TevaError
+
+from . import Numbers, checked
+
+logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every build of its library not found
+
+import faiss  # noqa: E402
+
+# FAISS warns below 39 training vectors for each centroid; more than 64 change little.
+_FOR_EACH_LIST = 64
+_CODEBOOK = 256 * 64  # training vectors of the 256 entries of a product quantiser
+
+
+@dataclasses.dataclass(frozen=True)
+class FaissKind:
+    """A kind whose structure FAISS's ``index_factory`` makes.
+
+    Attributes:
+        factory: the factory's words, with settings by name.
+        settings: see :class:`teva_infer.indexes.Kind`.
+        knobs: likewise; FAISS's own names.
+        oversample: likewise.
+        at_build: settings that are parameters of FAISS's structure, and no words of the factory.
+    """
+
+    factory: str
+    settings: Numbers = dataclasses.field(default_factory=dict)
+    knobs: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    oversample: int = 1
+    at_build: tuple[str, ...] = ()
+
+    def resolve(self, settings: Numbers, *, dim: int, rows: int) -> dict[str, int]:
+        """See :class:`teva_infer.indexes.Kind`."""
+        checked(settings, self.settings, "a setting of the index")
+        found = {**self.settings, **settings}
+        if "lists" in found and not found["lists"]:
+            # As FAISS's guide has it: 4 to 16 times the root of the rows; the lower end trains faster.
+            found["lists"] = max(1, min(4 * math.isqrt(rows), rows // 39))
+        if "bytes" in found:
+            found["bytes"] = found["bytes"] or max(size for size in range(1, dim // 8 + 1) if dim % size == 0)
+            if dim % found["bytes"]:
+                raise TevaError(f"bytes: found {found['bytes']}; expected a divisor of the dimension {dim}")
+        if any(value < 1 for value in found.values()):
+            raise TevaError(f"settings of an index start at 1; found {found}")
+        return found
+
+    def sample(self, settings: Numbers) -> int:
+        """See :class:`teva_infer.indexes.Kind`."""
+        if "lists" not in settings:
+            return 0
+        return max(_FOR_EACH_LIST * settings["lists"], _CODEBOOK if "bytes" in settings else 0)
+
+    def empty(self, settings: Numbers, *, dim: int, seed: int) -> FaissStructure:
+        """See :class:`teva_infer.indexes.Kind`."""
+        index = faiss.index_factory(dim, self.factory.format(**settings), faiss.METRIC_INNER_PRODUCT)
+        for name in self.at_build:
+            faiss.ParameterSpace().set_index_parameter(index, name, settings[name])
+        if "lists" in settings:
+            faiss.extract_index_ivf(index).cp.seed = seed
+        return FaissStructure(index)
+
+    def load(self, file: Path, settings: Numbers) -> FaissStructure:
+        """See :class:`teva_infer.indexes.Kind`."""
+        return FaissStructure(faiss.read_index(str(file)))
+
+
+class FaissStructure:
+    """An index of FAISS.
+
+    Args:
+        index: of inner products.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def train(self, sample: np.ndarray) -> None:
+        """See :class:`teva_infer.indexes.Structure`."""
+        self.index.train(sample)
+
+    def add(self, vectors: np.ndarray) -> None:
+        """See :class:`teva_infer.indexes.Structure`."""
+        self.index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+
+    def search(self, queries: np.ndarray, depth: int, knobs: Numbers) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`teva_infer.indexes.Structure`."""
+        space = faiss.ParameterSpace()
+        for name, value in knobs.items():
+            space.set_index_parameter(self.index, name, value)
+        scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), depth)
+        return scores, rows
+
+    def save(self, file: Path) -> None:
+        """See :class:`teva_infer.indexes.Structure`."""
+        faiss.write_index(self.index, str(file))
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryKind:
+    """Signs of the numbers, one bit each, compared by how many differ: a 32nd of float32 vectors.
+
+    Attributes:
+        settings: none.
+        knobs: none.
+        oversample: see :class:`teva_infer.indexes.Kind`.
+    """
+
+    settings: Numbers = dataclasses.field(default_factory=dict)
+    knobs: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    oversample: int = 10
+
+    def resolve(self, settings: Numbers, *, dim: int, rows: int) -> dict[str, int]:
+        """See :class:`teva_infer.indexes.Kind`."""
+        checked(settings, self.settings, "a setting of the index")
+        if dim % 8:
+            raise TevaError(f"an index of the kind 'binary' wants a dimension that 8 divides; found {dim}")
+        return {}
+
+    def sample(self, settings: Numbers) -> int:
+        """See :class:`teva_infer.indexes.Kind`."""
+        return 0
+
+    def empty(self, settings: Numbers, *, dim: int, seed: int) -> BinaryStructure:
+        """See :class:`teva_infer.indexes.Kind`."""
+        return BinaryStructure(faiss.IndexBinaryFlat(dim))
+
+    def load(self, file: Path, settings: Numbers) -> BinaryStructure:
+        """See :class:`teva_infer.indexes.Kind`."""
+        return BinaryStructure(faiss.read_index_binary(str(file)))
+
+
+class BinaryStructure:
+    """FAISS's index of bits.
+
+    Args:
+        index: of Hamming distances.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def train(self, sample: np.ndarray) -> None:
+        """Nothing is learned: the sign parts each number at 0."""
+
+    def add(self, vectors: np.ndarray) -> None:
+        """See :class:`teva_infer.indexes.Structure`."""
+        self.index.add(np.packbits(vectors > 0, axis=1))
+
+    def search(self, queries: np.ndarray, depth: int, knobs: Numbers) -> tuple[np.ndarray, np.ndarray]:
+        """Scores are the number of equal signs less that of different ones, over the dimension."""
+        distances, rows = self.index.search(np.packbits(queries > 0, axis=1), depth)
+        scores = 1 - 2 * distances.astype(np.float32) / self.index.d
+        return np.where(rows >= 0, scores, -np.inf).astype(np.float32), rows
+
+    def save(self, file: Path) -> None:
+        """See :class:`teva_infer.indexes.Structure`."""
+        faiss.write_index_binary(self.index, str(file))
+
+
+_PROBES = {"nprobe": (16, 1, 2, 4, 8, 32, 64, 128, 256)}
+FLAT = FaissKind("Flat")
+IVF = FaissKind("IVF{lists},Flat", {"lists": 0}, _PROBES)
+HNSW = FaissKind(
+    "HNSW{links},Flat", {"links": 32, "efConstruction": 200},
+    {"efSearch": (128, 16, 32, 64, 256, 512)}, at_build=("efConstruction",),
+)  # fmt: skip
+SQ8 = FaissKind("IVF{lists},SQ8", {"lists": 0}, _PROBES, oversample=2)
+PQ = FaissKind("IVF{lists},PQ{bytes}", {"lists": 0, "bytes": 0}, _PROBES, oversample=10)
+BINARY = BinaryKind()

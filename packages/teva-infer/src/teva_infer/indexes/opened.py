@@ -1,0 +1,145 @@
+"""Searching an index: candidates from its parts, their exact scores from the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teva_data.embeddings import Embeddings
+from teva_data.errors import DataError, TevaError
+from teva_data.files import checksum, read_sealed
+from teva_infer.searching import exact_scores, on_grid
+from teva_infer.topk import TopK
+
+from . import Numbers, Structure, checked, find_kind
+from .building import MANIFEST, SCHEMA, contents, part_name
+
+_AGAIN = "Build it again with `teva-infer index`"
+OVERSAMPLE = "oversample"
+
+
+class Index:
+    """A finished index, its parts in memory.
+
+    Args:
+        directory: what :func:`teva_infer.indexes.building.build_index` made.
+        corpus: the embeddings that it was built from.
+        knobs: how much a search looks at: the kind's own names, and ``oversample``: candidates whose exact scores are
+            computed, for each hit that is wanted; 0 takes the structure's own scores. Defaults where not given.
+
+    Attributes:
+        job: what it is: kind, settings, rows.
+        knobs: all of them.
+
+    Raises:
+        DataError: unfinished, damaged, or of other embeddings.
+        TevaError: knobs that the kind does not have.
+    """
+
+    def __init__(self, directory: str | Path, corpus: Embeddings, knobs: Numbers | None = None) -> None:
+        self.directory, self.corpus = Path(directory), corpus
+        manifest = _manifest(self.directory)
+        self.job = manifest["job"]
+        if self.job["embeddings"] != contents(corpus):
+            raise DataError(
+                "an index of other embeddings", file=self.directory, found=f"that of {self.job['rows']:,} vectors",
+                expected=f"that of the {len(corpus):,} in {corpus.directory}", hint=_AGAIN,
+            )  # fmt: skip
+        self.kind = find_kind(self.job["kind"])
+        self.knobs = self.resolve(knobs or {})
+        parts = -(-self.job["rows"] // self.job["part_rows"])
+        self._parts = [self._load(part_name(number), manifest["files"]) for number in range(parts)]
+
+    def resolve(self, knobs: Numbers) -> dict[str, int]:
+        """All knobs, those that are not given at their defaults.
+
+        Raises:
+            TevaError: a knob that the kind does not have, or one below its least value.
+        """
+        found = {**{name: values[0] for name, values in self.kind.knobs.items()}, OVERSAMPLE: self.kind.oversample}
+        checked(knobs, found, "a knob of the index")
+        found |= knobs
+        for name, value in found.items():
+            if value < (name != OVERSAMPLE):
+                raise TevaError(f"{name}: found {value}; expected at least {int(name != OVERSAMPLE)}")
+        return found
+
+    def search(
+        self, queries: np.ndarray, depth: int, knobs: Numbers | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Search with queries that are in memory.
+
+        Args:
+            queries: float32 [Q, dim].
+            depth: documents for each query.
+            knobs: in place of the index's own.
+
+        Returns:
+            Scores, float32 [Q, depth], best first (equal scores by row); corpus rows, int64 [Q, depth]; and which of
+            the places are filled.
+        """
+        *_, last = self.steps(queries, depth, self.knobs if knobs is None else self.resolve({**self.knobs, **knobs}))
+        assert not isinstance(last, int)
+        return last
+
+    def scan(
+        self, queries: np.ndarray, corpus: Embeddings, depth: int
+    ) -> Iterator[int | tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """As the backends of :func:`teva_infer.search` do it, over the index's own corpus."""
+        return self.steps(queries, depth, self.knobs)
+
+    def steps(
+        self, queries: np.ndarray, depth: int, knobs: Numbers
+    ) -> Iterator[int | tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Search; yields the rows of each part that is done, and the hits at the end."""
+        own = {name: value for name, value in knobs.items() if name != OVERSAMPLE}
+        exact = knobs[OVERSAMPLE] > 0
+        wanted = max(1, knobs[OVERSAMPLE]) * depth
+        left, best = on_grid(queries) if exact else None, TopK(len(queries), depth)
+        candidates = TopK(len(queries), min(wanted, self.job["rows"]))
+        for number, structure in enumerate(self._parts):
+            start = number * self.job["part_rows"]
+            rows = min(self.job["part_rows"], self.job["rows"] - start)
+            scores, found = structure.search(queries, min(wanted, rows), own)
+            candidates.add_hits(scores, _from(found, start))
+            yield rows
+        scores, found, filled = candidates.best()
+        if left is None:
+            yield scores[:, :depth], found[:, :depth], filled[:, :depth]
+            return
+        query, place = np.nonzero(filled)
+        again = np.full(found.shape, -np.inf, dtype=np.float32)
+        again[query, place] = exact_scores(left, self.corpus, query, found[query, place])
+        best.add_hits(again, np.where(filled, found, -1))
+        yield best.best()
+
+    def _load(self, name: str, files: Mapping[str, Mapping[str, Any]]) -> Structure:
+        path = self.directory / name
+        if name not in files or not path.is_file():
+            raise DataError("unfinished index", file=path, found="no such part",
+                            hint="Start the same build again; it does only what is missing")  # fmt: skip
+        if (found := checksum(path)) != files[name]["checksum"]:
+            raise DataError("damaged index", file=path, found=f"checksum {found}",
+                            expected=files[name]["checksum"], hint=_AGAIN)  # fmt: skip
+        return self.kind.load(path, self.job["settings"])
+
+
+def _from(rows: np.ndarray, start: int) -> np.ndarray:
+    """Rows of a part as rows of the corpus; -1 stays what it is."""
+    return np.where(rows < 0, -1, rows + start)
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise DataError("no index here", file=directory, expected=f"a directory with {MANIFEST}", hint=_AGAIN)
+    found = read_sealed(path)
+    if found is None:
+        raise DataError("damaged", file=path, hint=_AGAIN)
+    if found.get("schema") != SCHEMA:
+        raise DataError("unknown version", file=path, field="schema", found=found.get("schema"), expected=SCHEMA,
+                        hint="Read it with the version of teva-infer that wrote it")  # fmt: skip
+    return found

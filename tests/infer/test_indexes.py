@@ -1,0 +1,212 @@
+"""Indexes: one suite for every kind, beside exact search and beside the same structure made by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import faiss
+import numpy as np
+import pytest
+from tests.infer.test_search import store
+
+from teva_data.embeddings import Embeddings
+from teva_data.errors import DataError, TevaError
+from teva_data.runs import read_run
+from teva_infer.cli import main
+from teva_infer.indexes import find_kind, known_kinds
+from teva_infer.indexes.building import MANIFEST, build_index, part_name
+from teva_infer.indexes.opened import Index
+from teva_infer.indexes.tuning import recall, tune
+from teva_infer.searching import search, search_block
+
+KINDS = ("flat", "ivf", "hnsw", "sq8", "pq", "binary")
+DIM, ROWS, DEPTH = 32, 3000, 10
+
+
+def clustered(rows: int, seed: int) -> np.ndarray:
+    """Unit vectors around 40 centres: what has no structure cannot be indexed."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((40, DIM))
+    vectors = centres[rng.integers(0, len(centres), rows)] + 0.6 * rng.standard_normal((rows, DIM))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Embeddings:
+    return store(tmp_path_factory.mktemp("index") / "corpus", clustered(ROWS, 1), shard=700)
+
+
+@pytest.fixture(scope="module")
+def queries(corpus) -> Embeddings:
+    return store(corpus.directory.parent / "queries", clustered(50, 2), "query", prefix="q")
+
+
+def everything(kind: str) -> dict[str, int]:
+    """Knobs at which a structure leaves nothing out."""
+    return dict.fromkeys(find_kind(kind).knobs, 1000) | {"oversample": ROWS // DEPTH}
+
+
+def test_all_kinds_are_registered():
+    assert set(known_kinds()) >= set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part_rows", [10**6, 1100])
+def test_what_looks_at_everything_is_exact_search(kind, part_rows, corpus, queries, tmp_path):
+    build_index(corpus, tmp_path, kind=kind, part_rows=part_rows)
+    found = Index(tmp_path, corpus, everything(kind)).search(queries.matrix(), DEPTH)
+    expected = search_block(queries.matrix(), corpus, DEPTH)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_defaults_find_nearly_all(kind, corpus, queries, tmp_path):
+    build_index(corpus, tmp_path, kind=kind)
+    scores, rows, filled = Index(tmp_path, corpus).search(queries.matrix(), DEPTH)
+    exact_scores, exact_rows, _ = search_block(queries.matrix(), corpus, DEPTH)
+    assert filled.all()
+    assert recall(rows, exact_rows) >= 0.95
+    # What is found has the score that exact search gives it.
+    for query in range(len(rows)):
+        known = dict(zip(exact_rows[query].tolist(), exact_scores[query].tolist(), strict=True))
+        for row, score in zip(rows[query].tolist(), scores[query].tolist(), strict=True):
+            assert known.get(row, score) == score
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_own_scores_are_those_of_the_structure(kind, corpus, queries, tmp_path):
+    build_index(corpus, tmp_path, kind=kind)
+    index = Index(tmp_path, corpus, {"oversample": 0})
+    scores, rows, _ = index.search(queries.matrix(), DEPTH)
+    knobs = {name: values[0] for name, values in index.kind.knobs.items()}
+    own, _ = index._parts[0].search(queries.matrix(), DEPTH, knobs)
+    np.testing.assert_allclose(scores, np.sort(own, axis=1)[:, ::-1], atol=1e-6)
+    exact = np.einsum("qd,qkd->qk", queries.matrix(), corpus.matrix()[rows])
+    assert np.abs(scores - exact).max() < {"binary": 1.0, "pq": 0.5, "sq8": 0.05}.get(kind, 1e-5)
+
+
+def test_a_corpus_smaller_than_the_depth(tmp_path):
+    corpus = store(tmp_path / "c", clustered(45, 3))
+    for kind in KINDS:
+        if kind == "pq":  # 256 codes cannot be learned from 45 vectors
+            continue
+        build_index(corpus, tmp_path / kind, kind=kind, part_rows=20)
+        _, rows, filled = Index(tmp_path / kind, corpus, everything(kind)).search(clustered(2, 4), 100)
+        assert filled.sum(axis=1).tolist() == [45, 45]
+        assert sorted(rows[0][:45].tolist()) == list(range(45))
+        assert not filled[:, 45:].any()
+
+
+def test_beside_the_same_structure_made_by_hand(corpus, queries, tmp_path):
+    build_index(corpus, tmp_path, kind="ivf", settings={"lists": 32}, seed=7)
+    rows = Index(tmp_path, corpus, {"nprobe": 4}).search(queries.matrix(), DEPTH)[1]
+    by_hand = faiss.index_factory(DIM, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
+    by_hand.cp.seed = 7
+    chosen = np.sort(np.random.default_rng(7).choice(ROWS, 64 * 32, replace=False))
+    by_hand.train(corpus.matrix()[chosen])
+    by_hand.add(corpus.matrix())
+    by_hand.nprobe = 4
+    np.testing.assert_array_equal(rows, by_hand.search(queries.matrix(), DEPTH)[1])
+
+
+def test_a_search_writes_a_run(corpus, queries, tmp_path, capsys):
+    words = ["index", str(corpus.directory), "--output", str(tmp_path / "i"), "--kind", "ivf", "--setting", "lists=16"]
+    assert main(words) == 0
+    words = ["search", "--queries", str(queries.directory), "--corpus", str(corpus.directory), "--depth", "5"]
+    words += ["--output", str(tmp_path / "run.tsv")]
+    by_index = [*words, "--index", str(tmp_path / "i")]
+    assert main([*by_index, "--knob", "nprobe=16"]) == 0
+    assert read_run(tmp_path / "run.tsv") == search(queries, corpus, depth=5)
+    capsys.readouterr()
+    assert main([*by_index, "--knob", "probes=3"]) == 1
+    assert "nprobe" in capsys.readouterr().err
+    assert main([*words, "--knob", "nprobe=3"]) == 1
+    assert "say which" in capsys.readouterr().err
+
+
+def test_tune(corpus, queries, tmp_path, capsys):
+    build_index(corpus, tmp_path / "i", kind="ivf", settings={"lists": 76})
+    found = tune(tmp_path / "i", corpus, queries, tmp_path / "t", depth=DEPTH)
+    assert {point.knobs["nprobe"] for point in found.points} == set(find_kind("ivf").knobs["nprobe"])
+    by_probes = {point.knobs["nprobe"]: point.recall for point in found.points}
+    assert by_probes[1] < by_probes[16] <= by_probes[128] == 1.0
+    written = json.loads((tmp_path / "t/tune.json").read_text())
+    assert written["points"][0]["knobs"] == found.points[0].knobs
+    assert (tmp_path / "t/tune.png").read_bytes()[:4] == b"\x89PNG"
+    assert found.fastest(0.5).recall >= 0.5
+    assert found.fastest(1.1) is None
+    words = ["tune", str(tmp_path / "i"), "--corpus", str(corpus.directory), "--queries", str(queries.directory)]
+    assert main([*words, "--output", str(tmp_path / "t"), "--depth", "5", "--recall", "0.9"]) == 0
+    assert "fastest: --knob nprobe=" in capsys.readouterr().out
+
+
+def test_a_build_goes_on_where_it_stopped(corpus, tmp_path):
+    build_index(corpus, tmp_path / "whole", kind="ivf", part_rows=600)
+    build_index(corpus, tmp_path / "i", kind="ivf", part_rows=600)
+    kept = tmp_path / "i" / part_name(0)
+    before = kept.stat().st_mtime_ns
+    (tmp_path / "i" / part_name(1)).unlink()
+    (tmp_path / "i" / part_name(3)).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="unfinished index"):
+        Index(tmp_path / "i", corpus)
+    build_index(corpus, tmp_path / "i", kind="ivf", part_rows=600)
+    assert kept.stat().st_mtime_ns == before
+    for name in ("trained.index", *map(part_name, range(5))):
+        assert (tmp_path / "i" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_killed_build(corpus, tmp_path):
+    """Killed by its own progress at a part's middle: what is finished stays, and the rest is built."""
+    code = (
+        "import os, signal, sys\nfrom teva_infer.indexes import building\nfrom teva_data.progress import Progress\n"
+        "plain = Progress.add\n"
+        "def add(self, units, note=''):\n"
+        "    plain(self, units, note)\n"
+        "    if self.count > 1500: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Progress.add = add\n"
+        "building.build_index(sys.argv[1], sys.argv[2], kind='hnsw', part_rows=600)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(corpus.directory), str(tmp_path / "i")], check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "i" / part_name(1)).is_file()
+    assert not (tmp_path / "i" / part_name(2)).exists()
+    build_index(corpus, tmp_path / "i", kind="hnsw", part_rows=600)
+    assert len(Index(tmp_path / "i", corpus)._parts) == 5
+
+
+def test_what_does_not_fit_is_refused(corpus, queries, tmp_path):
+    build_index(corpus, tmp_path / "i", kind="hnsw")
+    with pytest.raises(TevaError, match="holds another index"):
+        build_index(corpus, tmp_path / "i", kind="ivf")
+    with pytest.raises(TevaError, match="unknown kind"):
+        build_index(corpus, tmp_path / "j", kind="hnws")
+    with pytest.raises(TevaError, match="links"):
+        build_index(corpus, tmp_path / "j", kind="hnsw", settings={"link": 3})
+    with pytest.raises(TevaError, match="divisor of the dimension"):
+        build_index(corpus, tmp_path / "j", kind="pq", settings={"bytes": 5})
+    with pytest.raises(DataError, match="an index of other embeddings"):
+        Index(tmp_path / "i", queries)
+    with pytest.raises(DataError, match="no index here"):
+        Index(tmp_path / "nothing", corpus)
+    part = tmp_path / "i" / part_name(0)
+    whole = bytearray(part.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    part.write_bytes(whole)
+    with pytest.raises(DataError, match="damaged index"):
+        Index(tmp_path / "i", corpus)
+    (tmp_path / "i" / MANIFEST).write_text("{}")
+    with pytest.raises(DataError, match="damaged"):
+        Index(tmp_path / "i", corpus)
+    with pytest.raises(TevaError, match="--overwrite"):
+        build_index(corpus, tmp_path / "i", kind="hnsw")
+    build_index(corpus, tmp_path / "i", kind="ivf", overwrite=True)
+    assert Index(tmp_path / "i", corpus).job["kind"] == "ivf"
