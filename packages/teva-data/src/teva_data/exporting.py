@@ -87,6 +87,8 @@ def save_tokenizer(tokenizer: Any, directory: Path) -> None:
     # Limits set by earlier calls would be stored in tokenizer.json and applied by readers of that file alone.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
+    # As stored by earlier versions of transformers; a processor would cut at it, whatever limit it is given.
+    tokenizer.init_kwargs.pop("max_length", None)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         # sentence-transformers pads batches and needs a token for it; it is masked, so any does.
         tokenizer.pad_token = tokenizer.eos_token

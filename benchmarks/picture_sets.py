@@ -1,0 +1,170 @@
+"""A collection of pictures as two datasets: pictures to train on, with variants, and other pictures to search."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teva_data import measures
+
+Row = dict[str, Any]
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL file, gzipped or not."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def write(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSONL."""
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+
+
+def divide(data: Path, output: Path, *, variants: int = 0, texts: Mapping[str, Sequence[str]] | None = None) -> Row:
+    """Two datasets of a converted one whose splits ask for different pictures.
+
+    ``train`` holds the pictures of the training queries, each with ``variants`` of it: mirrored, shifted and scaled, so
+    that a small collection tells what stays the same. ``test`` holds the pictures of the test queries, without those
+    that are, pixel for pixel, among the training pictures or the ones before.
+
+    Args:
+        data: a dataset with the splits train and test.
+        output: where.
+        variants: of each training picture.
+        texts: further training queries: docid to texts.
+
+    Returns:
+        How many there are of what.
+    """
+    splits = {split: list(rows(data / f"{split}.jsonl")) for split in ("train", "test")}
+    named = {
+        split: {docid for row in found for docid in row["positive_document_ids"]} for split, found in splits.items()
+    }
+    pictures = {row["docid"]: data / row["document_image"] for row in rows(data / "corpus.jsonl")}
+    known = {_pixels(pictures[docid]) for docid in named["train"]}
+    kept = []
+    for docid in sorted(named["test"]):
+        pixels = _pixels(pictures[docid])
+        if pixels not in known:
+            known.add(pixels)
+            kept.append(docid)
+    _test(output / "test", data, splits["test"], {docid: pictures[docid] for docid in kept})
+    queries = [*splits["train"]]
+    for docid, each in (texts or {}).items():
+        if docid in named["train"]:
+            queries += [
+                {"query_id": f"{docid}~{number}", "query_text": text, "positive_document_ids": [docid]}
+                for number, text in enumerate(each)
+            ]
+    _train(output / "train", queries, {docid: pictures[docid] for docid in sorted(named["train"])}, variants)
+    return {
+        "training pictures": len(named["train"]), "training queries": len(queries), "test pictures": len(kept),
+        "left out of them, seen before": len(named["test"]) - len(kept),
+        "test queries": sum(1 for _ in rows(output / "test" / "test.jsonl")),
+    }  # fmt: skip
+
+
+def _train(directory: Path, queries: Sequence[Row], pictures: Mapping[str, Path], variants: int) -> None:
+    (directory / "media").mkdir(parents=True)
+    documents, others = [], {}
+    for docid, path in pictures.items():
+        names = [docid]
+        (directory / "media" / path.name).symlink_to(path.resolve())
+        documents.append({"docid": docid, "document_image": f"media/{path.name}"})
+        for number in range(variants):
+            name = f"{path.stem}~{number}.jpg"
+            _vary(path, directory / "media" / name, f"{docid}~{number}")
+            documents.append({"docid": f"{docid}~{number}", "document_image": f"media/{name}"})
+            names.append(f"{docid}~{number}")
+        others[docid] = names
+    write(directory / "corpus.jsonl", documents)
+    # A query's positive rotates by epoch, so its variants take turns.
+    write(
+        directory / "train.jsonl",
+        (
+            {**row, "positive_document_ids": [each for docid in row["positive_document_ids"] for each in others[docid]]}
+            for row in queries
+        ),
+    )
+
+
+def _test(directory: Path, data: Path, queries: Sequence[Row], pictures: Mapping[str, Path]) -> None:
+    (directory / "media").mkdir(parents=True)
+    (directory / "qrels").mkdir()
+    for path in pictures.values():
+        (directory / "media" / path.name).symlink_to(path.resolve())
+    write(
+        directory / "corpus.jsonl",
+        ({"docid": docid, "document_image": f"media/{path.name}"} for docid, path in pictures.items()),
+    )
+    answered = [row for row in queries if not pictures.keys().isdisjoint(row["positive_document_ids"])]
+    write(directory / "test.jsonl", answered)
+    ids = {row["query_id"] for row in answered}
+    header, *judged = (data / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in judged if line.split("\t")[0] in ids and line.split("\t")[1] in pictures]
+    (directory / "qrels/test.tsv").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+
+
+def _pixels(path: Path) -> str:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return hashlib.sha256(picture.convert("RGB").tobytes() + repr(picture.size).encode()).hexdigest()
+
+
+def _vary(source: Path, target: Path, seed: str) -> None:
+    """A picture mirrored or not, a little larger or smaller, a little aside, on white."""
+    from PIL import Image, ImageOps
+
+    drawn = random.Random(seed)
+    with Image.open(source) as picture:
+        whole = picture.convert("RGB")
+    if drawn.random() < 0.5:
+        whole = ImageOps.mirror(whole)
+    scale = drawn.uniform(0.8, 1.1)
+    scaled = whole.resize((round(whole.width * scale), round(whole.height * scale)))
+    page = Image.new("RGB", whole.size, "white")
+    places = (drawn.randint(*sorted((0, room))) for room in (whole.width - scaled.width, whole.height - scaled.height))
+    page.paste(scaled, tuple(places))
+    page.save(target, quality=90)
+
+
+def against_chance(
+    found: Mapping[str, Sequence[str]], judged: Mapping[str, Mapping[str, int]], seed: int, times: int = 20_000
+) -> tuple[float, float]:
+    """Whether rankings fit their own queries better than other queries: a permutation test of the mean nDCG@10.
+
+    Args:
+        found: query to docids, best first.
+        judged: query to docid to grade; the same queries.
+        seed: of the permutations.
+        times: permutations.
+
+    Returns:
+        The mean where each ranking is given to a query drawn at random, and the share of permutations (itself one of
+        them) whose mean is at least that of the rankings as they are.
+    """
+    queries = sorted(judged)
+    # [i, j]: the ranking of query i, judged as an answer to query j.
+    table: NDArray[np.float64] = np.array(
+        [
+            measures.ndcg(
+                *measures.rank_gains([found.get(each, ())] * len(queries), [judged[one] for one in queries]), k=10
+            )
+            for each in queries
+        ]
+    )
+    own = float(np.trace(table)) / len(queries)
+    generator, at = np.random.default_rng(seed), np.arange(len(queries))
+    means = np.array([table[at, generator.permutation(len(queries))].mean() for _ in range(times)])
+    return float(means.mean()), float((1 + (means >= own - 1e-12).sum()) / (times + 1))
