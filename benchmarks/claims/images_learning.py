@@ -132,10 +132,9 @@ def _scored(data: Path, run: Path, figures: Path, log: list[str]) -> dict[str, f
 def _judged(data: Path, work: Path) -> tuple[dict[str, list[str]], dict[str, dict[str, int]]]:
     """What was found for each query, best first, and its judgements."""
     from teva_data.dataset import Dataset
-    from teva_data.runs import best_first, read_run
+    from teva_data.runs import read_run
 
-    run = read_run(work / "run.tsv")
-    found = {query: [docid for docid, _ in best_first([*hits], [*hits.values()])] for query, hits in run.items()}
+    found = {query: [docid for docid, _ in hits] for query, hits in read_run(work / "run.tsv").items()}
     return found, Dataset.open(data).qrels("test")
 
 

@@ -271,6 +271,7 @@ def show(
     recipe: Path | None = None,
     step: int | None = None,
     documents: int = 2,
+    pictures: Path | None = None,
 ) -> None:
     """Print one training example as the model will see it: prompts, title, text, where it is cut, tokens, media.
 
@@ -283,6 +284,7 @@ def show(
         recipe: a recipe file; shows its model, prompts and limits.
         step: the documents that this step of the recipe's training takes, in place of all that the row lists.
         documents: positives shown at most, and negatives.
+        pictures: a directory to write its pictures to, as the model sees them (needs a model or a recipe that sees).
     """
     from teva_data.showing.text import show_example
 
@@ -294,6 +296,11 @@ def show(
         data, split, row=row, query_id=query_id, model=model, recipe=loaded, step=step, documents=documents
     )
     print(show_example(example))
+    if pictures is not None:
+        from .showing.pictures import save
+
+        for path in save(example, pictures):
+            print(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -111,6 +111,41 @@ class Tokens(list[int]):
         return tuple(self.reader.read(media) for media in self.media)
 
 
+class Placed:
+    """An input for a runtime that cuts pictures into patches by itself: one token stands where a picture is to be.
+
+    Args:
+        content: token ids, or a rendered text, with one pad token for each picture.
+        media: the pictures, in order.
+    """
+
+    def __init__(self, content: list[int] | str, media: Sequence[Media]) -> None:
+        self.content, self.media = content, tuple(media)
+
+    @classmethod
+    def of(cls, item: Tokens | Rendered, reader: PictureReader, pad: int) -> Placed:
+        """What a model's tokens, or its rendered text, are to such a runtime.
+
+        Args:
+            item: with pictures.
+            reader: of the model's pictures.
+            pad: the id that stands for a part of a picture.
+        """
+        if isinstance(item, Rendered):
+            return cls(item.replace(PLACE, reader.written(1)), item.media)
+        return cls([one for at, one in enumerate(item) if one != pad or item[at - 1] != pad], item.media)
+
+    def images(self) -> list[Any]:
+        """The pictures, decoded by Pillow.
+
+        Raises:
+            DataError: one cannot be decoded.
+        """
+        from .modalities.image import decode
+
+        return [decode(media) for media in self.media]
+
+
 class PieceTokens(list[int]):
     """The token ids of a record whose pieces are inputs of their own, all in a row (:mod:`teva_data.merging`).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArtifactError
+from .artifact import ROLES
+from .errors import ArtifactError, DataError
 from .files import write_json
+from .pieces import Media, Piece
 from .rendering import Renderer
 
+logger = logging.getLogger(__name__)
+
 PROBES_FILE = "probes.json"
+PICTURES = "probes"  # the folder of an artifact with their pictures
 VERSION = "1"
 Vectors = NDArray[np.float32]
 
@@ -32,15 +38,17 @@ class Probe:
     Attributes:
         role: "query" or "document".
         kind: what it is there for: short, long, truncated, limit (of exactly as many tokens as are allowed),
-            nearly_empty, multilingual, code.
+            nearly_empty, multilingual, code, picture.
         text: without prompt.
         prompt: whether the model's prompt for the role is put before it.
+        image: a picture that stands before the text: a file within the artifact's directory; "" for none.
     """
 
     role: str
     kind: str
     text: str
     prompt: bool = True
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,51 @@ def probe_set(renderer: Renderer) -> list[Probe]:
     return probes
 
 
-def rendered(probes: Sequence[Probe], renderer: Renderer) -> list[str]:
-    """The probes as the model is to see them."""
-    return [
-        (renderer.query if probe.role == "query" else renderer.document)(
-            probe.text, prompt=None if probe.prompt else ""
-        )
-        for probe in probes
-    ]
+def picture_set(renderer: Renderer, directory: Path) -> list[Probe]:
+    """Probes with pictures for a model that sees them, whose files are written into an artifact's directory.
+
+    There are none where the model's limit of length leaves no room for a picture.
+
+    Args:
+        renderer: the model's.
+        directory: the artifact's.
+    """
+    reader = renderer.pictures
+    if reader is None:
+        return []
+    from PIL import Image
+
+    random, files = np.random.default_rng(0), list[str]()
+    (directory / PICTURES).mkdir(exist_ok=True)
+    for number, (rows, columns) in enumerate([(9, 6), (5, 11), (8, 8)]):
+        shades = random.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+        files.append(f"{PICTURES}/{number}.png")
+        # Squares of a size that no patch has, so that what is resized is seen.
+        Image.fromarray(shades.repeat(13, axis=0).repeat(13, axis=1)).save(directory / files[-1])
+    words = "" if reader.apart else "capital of Peru"
+    found = [Probe(role, "picture", "", prompt, file) for role in ROLES for prompt in (True, False) for file in files]
+    found += [Probe(role, "picture", words, True, files[0]) for role in ROLES if words]
+    try:
+        lengths = [len(ids) for ids in renderer.tokenize(rendered(found, renderer, directory))]
+    except DataError as error:
+        logger.info("probes: none with pictures: %s", error)
+        return []
+    return found if max(lengths) <= renderer.max_length or reader.apart else []
+
+
+def rendered(probes: Sequence[Probe], renderer: Renderer, directory: Path | None = None) -> list[str]:
+    """The probes as the model is to see them; ``directory`` is that of their pictures' artifact."""
+    texts = []
+    for probe in probes:
+        prompt, pieces = None if probe.prompt else "", list[Piece]()
+        if probe.image:
+            assert directory is not None
+            pieces = [Media("image", str(directory / probe.image)), *([probe.text] if probe.text else [])]
+        if probe.role == "query":
+            texts.append(renderer.query(probe.text, prompt, pieces))
+        else:
+            texts.append(renderer.document(probe.text, "", prompt, pieces))
+    return texts
 
 
 def write_probes(
@@ -101,11 +146,17 @@ def write_probes(
     write_json(
         directory / PROBES_FILE,
         {
-            "schema": VERSION, "probes": [asdict(probe) for probe in probes], "dim": vectors.shape[1],
+            "schema": VERSION, "probes": [_plain(probe) for probe in probes], "dim": vectors.shape[1],
             "vectors": _packed(vectors), "base": None if base is None else _packed(base),
             "weights": weights or weights_dtype(directory),
         },
     )  # fmt: skip
+
+
+def _plain(probe: Probe) -> dict[str, object]:
+    """Without what only pictures have, so that earlier versions read the probes of a model of text."""
+    found = asdict(probe)
+    return found if probe.image else {key: value for key, value in found.items() if key != "image"}
 
 
 def read_probes(directory: Path) -> Trained | None:

@@ -23,6 +23,8 @@ from teva_data.runs import Qrels
 SCHEMA = "1"
 RESULT, RUN, PER_QUERY = "result.json", "run.tsv.gz", "per_query.tsv"
 STRETCHES = 256  # of rows, each with a checksum of its own: a changed row is found again to 1/256 of the data
+# Of the data, what decides no score; earlier versions did not write the last of these.
+_TOLD = ("rows", "source", "modalities")
 MOST = 8  # stretches that are named one by one where more rows changed
 _PACKAGES = (
     "teva-eval", "teva-data", "teva-infer", "teva-torch", "pytrec-eval-terrier", "numpy", "pyarrow", "torch",
@@ -75,6 +77,10 @@ def describe_data(dataset: Dataset, split: str, qrels: Qrels, source: str) -> di
     return {
         "source": source, "split": split, "documents": len(corpus), "queries": len(queries), "judged": len(qrels),
         "judgements": sum(map(len, qrels.values())),
+        "modalities": {
+            side: sorted(kind for kind, rows in store.kinds.items() if rows)
+            for side, store in (("queries", queries), ("documents", corpus))
+        },
         "corpus_fingerprint": corpus.fingerprint, "queries_fingerprint": queries.fingerprint,
         "rows": {
             "document": stretches(len(corpus), documents), "query": stretches(len(queries), asked),
@@ -121,7 +127,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for section in ("task", "system", "settings", "versions"):
         lines += _compared(section, one.get(section), other.get(section))
-    data = [{key: value for key, value in (each.get("data") or {}).items() if key not in ("rows", "source")} for each in
+    data = [{key: value for key, value in (each.get("data") or {}).items() if key not in _TOLD} for each in
             (one, other)]  # fmt: skip
     lines += _compared("data", *data)
     rows = [(each.get("data") or {}).get("rows", {}) for each in (one, other)]

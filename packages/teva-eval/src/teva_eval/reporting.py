@@ -11,6 +11,8 @@ from typing import Any
 from teva_data.files import atomic_file
 
 from .benchmarks import benchmark
+from .gallery import STYLE as GALLERY
+from .gallery import galleries
 from .measures import parse_measure
 from .published import ROWS_2, ROWS_3, SOURCE, TABLE_2, TABLE_3, Row
 from .records import find_records
@@ -60,12 +62,14 @@ def report(directories: Iterable[str | Path], output: str | Path, *, title: str 
     """
     from .drawing import draw
 
-    records = [record for _, record in find_records(directories)]
-    tables = [table for table in (*paper_tables(records, reference), task_table(records)) if table.rows]
+    found = find_records(directories)
+    records = [record for _, record in found]
+    tables = [*paper_tables(records, reference), task_table(records), modality_table(records)]
+    tables = [table for table in tables if table.rows]
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     contents = {
-        "report.html": page(title, tables, draw(records), records),
+        "report.html": page(title, tables, draw(records), records, galleries(found)),
         "report.md": markdown(title, tables), "report.tex": latex(tables),
     }  # fmt: skip
     for name, content in contents.items():
@@ -102,6 +106,37 @@ def task_table(records: Sequence[dict[str, Any]]) -> Table:
         rows.append(Row(f"{system} {variant}".strip(), _base(found[0]), values, published=False))
     header = ["System", "Base model", *(f"{task} {measure}" for task, measure in tasks.items())]
     return _table("Tasks", header, rows, list(tasks), "Times 100. Every row was measured here")
+
+
+def modality_table(records: Sequence[dict[str, Any]]) -> Table:
+    """A row for each system and variant, a column for each pair of what queries and what documents are made of.
+
+    A cell is the mean of the main measures of the tasks whose data are so. Without a row where all data are text.
+    """
+    kinds = {record["task"]["name"]: _pair(record) for record in records}
+    columns = sorted(set(kinds.values()), key=lambda pair: (pair.count("image"), pair))
+    rows = []
+    for (system, variant), found in by_system(records).items():
+        values: dict[str, list[float]] = {}
+        for record in found:
+            scores = record["variants"][variant] if variant else record["scores"]
+            main = parse_measure(record["task"]["measures"][0]).name
+            values.setdefault(kinds[record["task"]["name"]], []).append(100 * scores[main])
+        means = {pair: sum(each) / len(each) for pair, each in values.items()}
+        rows.append(Row(f"{system} {variant}".strip(), _base(found[0]), means, published=False))
+    note = "Times 100: the mean of each task's main measure, by what queries and documents of its data are made of"
+    plain = all(pair in (_TEXTS, DASH) for pair in columns)
+    header = ["System", "Base model", *columns]
+    return _table("Modalities of queries and documents", header, [] if plain else rows, columns, note)
+
+
+_TEXTS = "text → text"
+
+
+def _pair(record: Mapping[str, Any]) -> str:
+    """Of a result, ``image + text → image`` and the like; a dash where its record does not tell."""
+    kinds = record["data"].get("modalities")
+    return DASH if kinds is None else " → ".join(" + ".join(kinds[side]) for side in ("queries", "documents"))
 
 
 def _own_rows(records: Sequence[dict[str, Any]], columns: dict[str, str]) -> list[Row]:
@@ -191,19 +226,24 @@ overflow-wrap: anywhere; }
 
 
 def page(
-    title: str, tables: Sequence[Table], figures: Sequence[tuple[str, str]], records: Sequence[dict[str, Any]]
+    title: str,
+    tables: Sequence[Table],
+    figures: Sequence[tuple[str, str]],
+    records: Sequence[dict[str, Any]],
+    found: Sequence[str] = (),
 ) -> str:
-    """The HTML page; figures are (caption, data URI of a picture)."""
+    """The HTML page; figures are (caption, data URI of a picture), and ``found`` shows what was found."""
     parts = [_html_table(table) for table in tables]
     for caption, uri in figures:
         text = html.escape(caption)
         parts.append(f'<figure><img src="{uri}" alt="{text}"><figcaption>{text}</figcaption></figure>')
+    parts += found
     parts.append("<h2>Conditions</h2><p>What every number was measured under; result.json holds it all.</p>")
     parts += [_conditions(record) for record in records]
     name = html.escape(title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}{GALLERY}</style></head>'
         f"<body><h1>{name}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from teva_data.artifact import ROLES, Artifact
 from teva_data.batching import token_batches
 from teva_data.errors import DataError, EngineMemoryError, TevaError
 from teva_data.pair import ArtifactPair, load_artifact
-from teva_data.pictures import PieceTokens, Tokens
+from teva_data.pictures import PieceTokens, Placed, Rendered, Tokens
 from teva_data.prefetch import prefetch
 from teva_data.rendering import Renderer
 
@@ -257,18 +259,25 @@ class Encoder:
 
     def _loaded(self, inputs: Sequence[Any], batches: Sequence[np.ndarray]) -> Iterator[list[Any]]:
         """Batches in order; pictures are decoded in threads while the batch before is computed."""
-        if not any(isinstance(each, Tokens) for each in inputs):
+        if not any(isinstance(each, Tokens | Rendered) for each in inputs):
             return ([inputs[row] for row in batch] for batch in batches)
-        if not getattr(self.engine, "pictures", False):
-            raise TevaError(f"the engine {self.engine_name!r} takes no pictures. Use --engine torch")
+        takes = getattr(self.engine, "pictures", False)
+        if not takes:
+            several = " on several devices at once" if hasattr(self.engine, "parallel") else ""
+            raise TevaError(
+                f"the engine {self.engine_name!r} takes no pictures{several}. Use --engine torch and one device, or "
+                "vllm"
+            )
+        if takes == "placed":
+            return ([self._placed(inputs[row]) for row in batch] for batch in batches)
+        return _decoded(inputs, batches)
 
-        def load(number: int) -> list[Any]:
-            rows = [copy.copy(inputs[row]) for row in batches[number]]  # so that pictures go when the batch goes
-            pictures.load(rows)
-            return rows
-
-        workers = min(_DECODERS, os.cpu_count() or 1)
-        return prefetch(load, 0, len(batches), ahead=workers, workers=workers)
+    def _placed(self, item: Any) -> Any:
+        """An input for an engine that cuts pictures into patches by itself."""
+        reader = self.renderer.pictures
+        if reader is None or not isinstance(item, Tokens | Rendered):
+            return item
+        return Placed.of(item, reader, self.renderer.tokenizer.convert_tokens_to_ids(reader.pad))
 
     def close(self) -> None:
         """Let go of what the engine holds: its processes, its threads."""
@@ -375,6 +384,24 @@ class EncoderPair(Encoder):
         """Let go of what both engines hold."""
         self.query.close()
         self.document.close()
+
+
+def _decoded(inputs: Sequence[Any], batches: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+    """Batches in order, their pictures decoded: of one batch by several threads, while the one before is computed.
+
+    A batch's patches are hundreds of megabytes, so no more than one waits.
+    """
+    workers = min(_DECODERS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="teva-decode") as pool:
+
+        def load(number: int) -> list[Any]:
+            rows = [copy.copy(inputs[row]) for row in batches[number]]  # so that pictures go when the batch goes
+            for _ in pool.map(pictures.load, [[row] for row in rows]):
+                pass
+            return rows
+
+        with contextlib.closing(prefetch(load, 0, len(batches), ahead=1)) as loaded:
+            yield from loaded
 
 
 def _refuse_str(texts: object) -> None:

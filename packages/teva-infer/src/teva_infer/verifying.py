@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from teva_data import towers
 from teva_data.artifact import ROLES, TEVA_FILE, Artifact
 from teva_data.errors import MissingExtraError, TevaError
 from teva_data.files import write_json
@@ -33,6 +34,9 @@ PEER = "sentence-transformers"
 THRESHOLDS = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.9999}
 """The smallest cosine that passes, by what the engines compute in."""
 
+PICTURES = 0.999
+"""The same for pictures, which every runtime resizes with a library of its own: some shades are one or two apart."""
+
 _BY_LENGTH = ("long", "limit", "truncated")  # kinds of probes that another limit can cut
 _FIRST = ("torch", "jax")  # which engine is the reference where no trained vectors are stored
 
@@ -43,7 +47,7 @@ class Row:
 
     Attributes:
         runtime: an engine's name, or "sentence-transformers".
-        role: of a pair, which half; else "".
+        role: of a pair, which half; "pictures" where the probes have some; else "".
         cosine: the smallest of all probes.
         distance: the largest of ``|found - expected| / |expected|``; sees a lost normalisation, as cosines do not.
         agreement: share of pairs of documents that all queries rank in the same order.
@@ -140,9 +144,11 @@ def verify(
     for role, artifact in halves.items():
         trained = read_probes(artifact.path)
         probes = trained.probes if trained else probe_set(Renderer.from_artifact(artifact))
+        # Pictures stand behind the texts.
         wanted = [at for at, probe in enumerate(probes) if not role or probe.role == role]
         problems += _problems(artifact, trained)
-        vectors = dict(_vectors(artifact, [probes[at] for at in wanted], engines, options, device, dtype, absent))
+        chosen = [probes[at] for at in wanted]
+        vectors = dict(_vectors(artifact, chosen, engines, options, device, dtype, absent))
         if not vectors:
             raise TevaError(f'no engine can be run: {absent}. Install one: pip install "teva-infer[torch]"')
         if trained:
@@ -151,8 +157,15 @@ def verify(
             first = next((name for name in _FIRST if name in vectors), next(iter(vectors)))
             reference, expected = f"the engine {first}, since no trained vectors are stored", vectors.pop(first)
         base = trained.base[wanted] if trained and trained.base is not None else None
-        chosen = [probes[at] for at in wanted]
-        rows += [_row(name, role, chosen, expected, each, base, artifact, limit) for name, each in vectors.items()]
+        for name, each in vectors.items():
+            for kind, least in (("", limit), ("pictures", min(limit, PICTURES))):
+                # A runtime that takes no pictures has vectors of the texts alone.
+                part = [at for at in range(len(each)) if bool(chosen[at].image) == bool(kind)]
+                if part:
+                    label = ", ".join(word for word in (role, kind) if word)
+                    own = None if base is None else base[part]
+                    probed = [chosen[at] for at in part]
+                    rows.append(_row(name, label, probed, expected[part], each[part], own, artifact, least))
     report = Report(reference, limit, rows, absent, problems)
     if store:
         for artifact in halves.values():
@@ -169,13 +182,16 @@ def _vectors(
     dtype: str,
     absent: dict[str, str],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The vectors of the probes by each runtime that is there."""
+    """The vectors of the probes by each runtime that is there; of the first ones alone, where it takes no pictures."""
     names = list(engines or [*(name for name in known_engines() if name != "http" or "http" in options), PEER])
     names.sort(key=lambda name: (*_FIRST, name).index(name))
+    texts = [probe for probe in probes if not probe.image]
     for name in names:
         try:
             if name == PEER:
-                yield name, _by_sentence_transformers(artifact, probes, device, dtype)
+                taken = probes if artifact.pooling == towers.POOLING else texts
+                yield name, _by_sentence_transformers(artifact, taken, device, dtype)
+                _tell_unseen(name, probes, taken, absent)
                 continue
             own = dict(options.get(name, {}))
             if name == "vllm":
@@ -183,7 +199,9 @@ def _vectors(
                 own.setdefault("inputs", "texts")
             encoder = Encoder.load(artifact.path, engine=name, device=device, dtype=dtype, engine_options=own)
             with contextlib.closing(encoder):
-                yield name, encoder.encode_texts(rendered(probes, encoder.renderer))
+                taken = probes if getattr(encoder.engine, "pictures", False) else texts
+                yield name, encoder.encode_texts(rendered(taken, encoder.renderer, artifact.path))
+                _tell_unseen(name, probes, taken, absent)
         except TevaError as error:
             # An engine that was not asked for by name may lack what it needs, or code for this architecture.
             if engines:
@@ -191,11 +209,18 @@ def _vectors(
             absent[name] = str(error)
 
 
+def _tell_unseen(name: str, probes: Sequence[Probe], taken: Sequence[Probe], absent: dict[str, str]) -> None:
+    if len(taken) < len(probes):
+        absent[f"{name}, pictures"] = "it takes none of this model"
+
+
 def _by_sentence_transformers(artifact: Artifact, probes: Sequence[Probe], device: str, dtype: str) -> np.ndarray:
     if importlib.util.find_spec("sentence_transformers") is None:
         raise MissingExtraError("comparing with it", PEER)
     from sentence_transformers import SentenceTransformer
 
+    if any(probe.image for probe in probes):
+        from PIL import Image
     model = SentenceTransformer(
         str(artifact.path), device=None if device == "auto" else device, local_files_only=True,
         model_kwargs={"dtype": dtype},
@@ -203,6 +228,11 @@ def _by_sentence_transformers(artifact: Artifact, probes: Sequence[Probe], devic
     vectors = np.empty((len(probes), artifact.dim), dtype=np.float32)
     for at, probe in enumerate(probes):
         encode = model.encode_query if probe.role == "query" else model.encode_document
+        if probe.image:
+            # A tower sees the picture alone, without a prompt.
+            with Image.open(artifact.path / probe.image) as picture:
+                vectors[at] = model.encode(picture.convert("RGB"), show_progress_bar=False)
+            continue
         # Without a prompt: the plain call, which adds none unless the files name a default.
         vectors[at] = (encode if probe.prompt else model.encode)(probe.text, show_progress_bar=False)
     return vectors

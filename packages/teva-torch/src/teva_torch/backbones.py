@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, MissingExtraError, RecipeError
+from teva_data.files import write_json
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -183,6 +186,31 @@ def checkpoint_gradients(backbone: Any) -> None:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     except ValueError as error:
         raise RecipeError(f"torch.gradient_checkpointing: {error}") from None
+
+
+def save_backbone(backbone: Any, directory: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model's configuration and weights under the names that it is published with.
+
+    A bare vision-language model has its two parts side by side, which transformers reads and vLLM does not: it is
+    written as the model with a head is, whose head is not there.
+
+    Args:
+        backbone: a model of transformers.
+        directory: where.
+        dtype: of the files; as they are, where not given.
+    """
+    state = backbone.state_dict() if dtype is None else {k: v.to(dtype) for k, v in backbone.state_dict().items()}
+    change: dict[str, Any] = {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
+    kind = type(backbone).__name__
+    if hasattr(backbone, "visual") and hasattr(backbone, "language_model"):
+        old = kind.startswith("Qwen2")  # later ones keep the parts' names
+        state = {name.replace("language_model.", "", 1) if old else name: value for name, value in state.items()}
+        state = {name if old and name.startswith("visual.") else f"model.{name}": each for name, each in state.items()}
+        change["architectures"] = [f"{kind.removesuffix('Model')}ForConditionalGeneration"]
+    backbone.save_pretrained(directory, state_dict=state)
+    if change:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        write_json(directory / "config.json", {**config, **change})
 
 
 def blocks(backbone: nn.Module) -> list[tuple[str, nn.ModuleList]]:

@@ -20,7 +20,7 @@ from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
 
 from . import lora, parity
-from .backbones import weight_options
+from .backbones import save_backbone, weight_options
 from .model import Retriever
 from .pair import RetrieverPair
 from .recipe import torch_section
@@ -152,13 +152,8 @@ def _save_weights(model: Retriever, base: Artifact, recipe: Recipe, directory: P
             base, directory / lora.ADAPTER,
             bidirectional=settings.bidirectional, **weight_options(options.weights, model.device),
         )  # fmt: skip
+    save_backbone(backbone, directory, None if options.export_weights == "float32" else torch.bfloat16)
     change: dict[str, Any] = {}
-    if options.export_weights == "float32":
-        backbone.save_pretrained(directory)
-    else:
-        rounded = {name: value.to(torch.bfloat16) for name, value in backbone.state_dict().items()}
-        backbone.save_pretrained(directory, state_dict=rounded)
-        change["dtype"] = "bfloat16"
     if recipe.loss.matryoshka_dims:
         # vLLM cuts vectors to these and to no others.
         change["matryoshka_dimensions"] = sorted({*recipe.loss.matryoshka_dims, model.dim})

@@ -61,8 +61,8 @@ def check(
 
 def store_probes(trained: Retriever, renderer: Renderer, directory: Path) -> None:
     """Store what the trained model gives for the probes, for `teva-infer verify`, in an artifact's directory."""
-    found = probes.probe_set(renderer)
-    ids = renderer.tokenize(probes.rendered(found, renderer))
+    found = [*probes.probe_set(renderer), *probes.picture_set(renderer, directory)]
+    ids = renderer.tokenize(probes.rendered(found, renderer, directory))
     engine = TorchEngine(trained)
     vectors = np.concatenate([engine.encode([row]) for row in ids])
     base = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
 
 from . import checkpoint, lora, parity
-from .backbones import weight_options
+from .backbones import save_backbone, weight_options
 from .device import choose_device
 from .export import export, versions, write_artifact
 from .model import Retriever
@@ -76,7 +77,7 @@ def export_model(
     return write_artifact(
         output, model, renderer, pooling=artifact.pooling, teva=teva,
         card=card or plain_card(output.resolve().name, origin, renderer, base=artifact.name),
-        save=model.backbone.save_pretrained, texts=texts, threshold=limit,
+        save=partial(save_backbone, model.backbone), texts=texts, threshold=limit,
     )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def merge_adapter(
 
     def save(directory: Path) -> None:
         shutil.copytree(adapter, directory / lora.ADAPTER)
-        lora.merge(model_of, adapter, **how).save_pretrained(directory)
+        save_backbone(lora.merge(model_of, adapter, **how), directory)
 
     return write_artifact(
         output, trained.eval(), renderer, pooling=pooling, teva=teva,

@@ -11,13 +11,14 @@ from typing import Any, Literal
 from teva_data.artifact import ROLES, Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
-from teva_data.pieces import Piece
+from teva_data.pieces import Media, Piece
 from teva_data.plan import BatchPlan
 from teva_data.prompting import resolve_prompts, training_renderer
 from teva_data.recipe import DatasetSection, Recipe
 from teva_data.records import Document, Query, join_title
 from teva_data.rendering import Renderer
 
+from .pictures import Seen, seen
 from .tokens import Tokens, tokens_of
 
 Role = Literal["query", "positive", "negative"]
@@ -42,6 +43,7 @@ class Rendered:
         tokens: what the tokenizer makes of it; None without a model.
         pieces: texts and media in order, where it is not one text alone.
         score: a teacher's, where the row has it.
+        seen: its pictures as the model sees them.
     """
 
     role: Role
@@ -54,6 +56,7 @@ class Rendered:
     tokens: Tokens | None = None
     pieces: Sequence[Piece] = ()
     score: float | None = None
+    seen: Sequence[Seen] = ()
 
 
 @dataclass(frozen=True)
@@ -198,11 +201,14 @@ class _View:
     def _query(self, query: Query, row: int) -> Rendered:
         prompt = self.prompts["query"] if query.prompt is None else (query.prompt, "the row")
         file, line = self.dataset.queries(self.split).address(row)
-        text = (
-            prompt[0] + query.query_text if self.renderer is None else self.renderer.query(query.query_text, prompt[0])
-        )
+        if self.renderer is None:
+            text = prompt[0] + query.query_text
+        else:
+            text = self.renderer.query(query.query_text, prompt[0], query.pieces)
         tokens = self._tokens(text, "query")
-        return Rendered("query", query.query_id, file, line, *prompt, text, tokens, query.pieces)
+        return Rendered(
+            "query", query.query_id, file, line, *prompt, text, tokens, query.pieces, seen=self._seen(query.media)
+        )
 
     def _document(self, docid: str, role: Role, score: float | None) -> Rendered:
         corpus, prompt = self.dataset.corpus, self.prompts["document"]
@@ -210,12 +216,17 @@ class _View:
         file, line = corpus.address(int(corpus.rows([docid])[0]))
         text = self._text(document, prompt[0])
         tokens = self._tokens(text, "document")
-        return Rendered(role, docid, file, line, *prompt, text, tokens, document.pieces, score)
+        shown = self._seen(document.media)
+        return Rendered(role, docid, file, line, *prompt, text, tokens, document.pieces, score, shown)
 
     def _text(self, document: Document, prompt: str) -> str:
         if self.renderer is None:
             return prompt + join_title(document.title, document.document_text)
-        return self.renderer.document(document.document_text, document.title, prompt)
+        return self.renderer.document(document.document_text, document.title, prompt, document.pieces)
+
+    def _seen(self, media: Sequence[Media]) -> list[Seen]:
+        reader = None if self.renderer is None else self.renderer.pictures
+        return [] if reader is None else [seen(reader, each) for each in media]
 
     def _tokens(self, text: str, role: str) -> Tokens | None:
         return None if self.renderer is None else tokens_of(self.renderer, text, self.limits[role])

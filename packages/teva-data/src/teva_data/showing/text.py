@@ -37,6 +37,10 @@ def _rendered(each: Rendered) -> Iterator[str]:
     yield _entry("prompt", f"{_quoted(each.prompt)}, from {each.prompt_from}" if each.prompt else "none")
     for piece in each.pieces:
         yield _entry("piece", _media(piece) if isinstance(piece, Media) else f"text {_quoted(piece)}")
+    for one in each.seen:
+        rows, columns = one.grid
+        cost = f"{one.size[0]} x {one.size[1]} pixels, {rows} x {columns} patches, {one.tokens:,} tokens"
+        yield _entry("seen", f"{Path(one.media.path).name} as {cost}")
     if each.tokens is None:
         yield _entry("text", _quoted(each.text))
         return
@@ -75,13 +79,13 @@ def _cut(text: str, tokens: Tokens) -> str:
     first, last = tokens.span
     before, after = text[:first], text[last:]
     rest = f"{_quoted(before[-SHOWN:])}{CUT}" if before else f"{CUT.strip()} {_quoted(after[:SHOWN])}"
-    gone = tokens.count - len(tokens.kept)
+    gone = tokens.count - tokens.length
     return f"{gone:,} tokens, {len(before or after):,} of {len(text):,} characters: {rest.strip()}"
 
 
 def _tokens(tokens: Tokens) -> str:
     special = sum(tokens.special)
-    head = f"{len(tokens.kept):,} of {tokens.count:,}, limit {tokens.limit:,}, {special:,} special"
+    head = f"{tokens.length:,} of {tokens.count:,}, limit {tokens.limit:,}, {special:,} special"
     # Special tokens stand in angle brackets, so that a text that merely spells one is told apart.
     shown = [f"⟨{token}⟩" if ours else _visible(token) for token, ours in zip(tokens.kept, tokens.special, strict=True)]
     body = textwrap.fill(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from teva_data.pictures import Rendered, RenderedPieces
 from teva_data.rendering import Renderer
 
 
@@ -17,6 +18,7 @@ class Tokens:
         count: tokens of the whole text, special ones included.
         limit: tokens at most.
         span: first and last (not included) character of the text that is kept.
+        pictured: tokens of pictures beside the one that each is shown as.
     """
 
     kept: list[str]
@@ -24,16 +26,34 @@ class Tokens:
     count: int
     limit: int
     span: tuple[int, int]
+    pictured: int = 0
 
     @property
     def cut(self) -> bool:
         """Whether the limit takes something away."""
-        return self.count > len(self.kept)
+        return self.count > self.length
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model gets."""
+        return len(self.kept) + self.pictured
 
 
 def tokens_of(renderer: Renderer, text: str, limit: int) -> Tokens:
-    """The tokens of a rendered text, and where the limit cuts it."""
+    """The tokens of a rendered text, and where the limit cuts it.
+
+    A picture's tokens are shown as one, with how many there are. Of pieces that are inputs of their own all tokens are
+    shown, one input's after another's.
+    """
     limit = min(limit, renderer.max_length)
+    if isinstance(text, RenderedPieces):
+        parts = [tokens_of(renderer, part, limit) for part in text.parts]
+        kept = [token for part in parts for token in part.kept]
+        special = [ours for part in parts for ours in part.special]
+        pictured = sum(part.pictured for part in parts)
+        return Tokens(kept, special, sum(part.count for part in parts), limit, (0, len(text)), pictured)
+    if isinstance(text, Rendered):
+        return _with_pictures(renderer, text, limit)
     encoded = renderer.tokenizer(
         text, truncation=True, max_length=limit, return_offsets_mapping=True, return_special_tokens_mask=True
     )
@@ -48,3 +68,20 @@ def tokens_of(renderer: Renderer, text: str, limit: int) -> Tokens:
     else:
         span = (0, span[1])
     return Tokens(renderer.tokenizer.convert_ids_to_tokens(encoded["input_ids"]), special, count, limit, span)
+
+
+def _with_pictures(renderer: Renderer, text: Rendered, limit: int) -> Tokens:
+    reader = renderer.pictures
+    assert reader is not None
+    (count,), (ids,) = renderer.lengths([text]), renderer.tokenize([text], limit)
+    counts = [reader.count(media) for media in text.media]
+    if reader.apart:
+        return Tokens([f"picture x {count}"], [True], count, limit, (0, len(text)), count - 1)
+    named, known = renderer.tokenizer.convert_ids_to_tokens(list(ids)), set(renderer.tokenizer.all_special_tokens)
+    kept, left, at = list[str](), iter(counts), 0
+    while at < len(named):
+        many = next(left) if named[at] == reader.pad else 1
+        kept.append(f"{named[at]} x {many}" if named[at] == reader.pad else named[at])
+        at += many
+    special = [token in known or token.startswith(reader.pad) for token in kept]
+    return Tokens(kept, special, count, limit, (0, len(text)), len(named) - len(kept))

@@ -39,17 +39,41 @@ def receive(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     return json.loads(content[0]), content[1]
 
 
-def pack_tokens(rows: Sequence[Sequence[int]]) -> tuple[dict[str, Any], bytes]:
-    """Token ids as a header with their lengths and int32 numbers."""
+def pack(rows: Sequence[Any], pictures: Sequence[Sequence[np.ndarray]] = ()) -> tuple[dict[str, Any], bytes]:
+    """Rows as a header and bytes.
+
+    Args:
+        rows: texts, or token ids.
+        pictures: of each row, uint8 [height, width, 3]; empty where no row has any.
+
+    Returns:
+        Texts stand in the header; ids are int32 numbers, their lengths in the header; then the pictures' bytes, their
+        sizes in the header.
+    """
+    seen: dict[str, Any] = {"pictures": [[each.shape[:2] for each in row] for row in pictures]} if pictures else {}
+    shown = b"".join(np.ascontiguousarray(each).tobytes() for row in pictures for each in row)
+    if rows and isinstance(rows[0], str):
+        return {"texts": list(rows), **seen}, shown
     ids = np.fromiter((token for row in rows for token in row), dtype="<i4", count=sum(map(len, rows)))
-    return {"lengths": [len(row) for row in rows]}, ids.tobytes()
+    return {"lengths": [len(row) for row in rows], **seen}, ids.tobytes() + shown
 
 
-def _unpack(header: dict[str, Any], payload: bytes) -> list[Any]:
+def _unpack(header: dict[str, Any], payload: bytes) -> tuple[list[Any], list[list[np.ndarray]]]:
+    """What :func:`pack` has packed; no pictures where it was given none."""
     if "texts" in header:
-        return list(header["texts"])
-    ends = np.cumsum(header["lengths"])[:-1]
-    return [part.tolist() for part in np.split(np.frombuffer(payload, dtype="<i4"), ends)]
+        rows, start = list(header["texts"]), 0
+    else:
+        start = 4 * sum(header["lengths"])
+        ids = np.frombuffer(payload, dtype="<i4", count=start // 4)
+        rows = [part.tolist() for part in np.split(ids, np.cumsum(header["lengths"])[:-1])]
+    pictures: list[list[np.ndarray]] = []
+    for sizes in header.get("pictures", ()):
+        pictures.append([])
+        for height, width in sizes:
+            pixels = np.frombuffer(payload, dtype=np.uint8, count=3 * height * width, offset=start)
+            pictures[-1].append(pixels.reshape(height, width, 3))
+            start += pixels.size
+    return rows, pictures
 
 
 class _Vllm:
@@ -68,17 +92,29 @@ class _Vllm:
             raise RuntimeError(f"device {device}: this build of vLLM runs on {current_platform.device_type}")
         # Graphs are captured on a GPU alone; on a CPU compiling takes longer than it saves.
         options = {"enforce_eager": on_cpu, **job["options"]}
+        if job.get("pictures"):
+            # As many as its rows have: what is not asked for is not reserved, and no videos.
+            options.setdefault("limit_mm_per_prompt", {"image": job["pictures"], "video": 0})
         self._model: Any = vllm.LLM(job["path"], runner="pooling", dtype=job["dtype"], **options)
         self.about = {"version": f"vLLM {vllm.__version__}", "device": current_platform.device_type}
 
-    def encode(self, rows: Sequence[Any]) -> np.ndarray:
+    def encode(self, rows: Sequence[Any], pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        # Of texts, -1 is the model's own limit, which stands in its files.
+        name, cut = "prompt_token_ids", None
         if isinstance(rows[0], str):
-            # -1 is the model's own limit, which stands in its files.
-            cut = {"truncate_prompt_tokens": -1}
-            outputs = self._model.embed(list(rows), use_tqdm=False, tokenization_kwargs=cut)
-        else:
-            outputs = self._model.embed([{"prompt_token_ids": row} for row in rows], use_tqdm=False)
+            name, cut = "prompt", {"truncate_prompt_tokens": -1}
+        prompts: list[dict[str, Any]] = [{name: row} for row in rows]
+        for prompt, shown in zip(prompts, pictures, strict=False):
+            if shown:
+                prompt["multi_modal_data"] = {"image": [_picture(pixels) for pixels in shown]}
+        outputs = self._model.embed(prompts, use_tqdm=False, tokenization_kwargs=cut)
         return np.array([each.outputs.embedding for each in outputs], dtype=np.float32)
+
+
+def _picture(pixels: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
 
 
 class _Installed:
@@ -93,7 +129,9 @@ class _Installed:
         )
         self.about = {"device": job["device"]}
 
-    def encode(self, rows: Sequence[Any]) -> np.ndarray:
+    def encode(self, rows: Sequence[Any], pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        if pictures:
+            raise ValueError("this process takes no pictures")
         return self._engine.encode(rows)
 
 
@@ -113,7 +151,7 @@ def main() -> None:
     send(answers, {"ready": True, **model.about})
     while (message := receive(requests)) is not None:
         try:
-            vectors = np.ascontiguousarray(model.encode(_unpack(*message)), dtype="<f4")
+            vectors = np.ascontiguousarray(model.encode(*_unpack(*message)), dtype="<f4")
         except Exception as error:  # noqa: BLE001 - as above
             send(answers, _problem(error))
         else:

@@ -27,6 +27,7 @@ class ProcessEngine:
         device: given to the engine.
         dtype: given to the engine.
         options: given to the engine.
+        pictures: of one row, at most; for an engine that takes some.
         python: the interpreter; this one where not given. Another needs numpy and what the engine itself needs.
     """
 
@@ -38,6 +39,7 @@ class ProcessEngine:
         device: str = "auto",
         dtype: str = "float32",
         options: Mapping[str, Any] | None = None,
+        pictures: int = 0,
         python: str | Path | None = None,
     ) -> None:
         self.name, self.dim = engine, artifact.dim
@@ -51,17 +53,18 @@ class ProcessEngine:
             raise TevaError(f"the engine {engine!r}: cannot run {interpreter}: {error.strerror}") from error
         job = {
             "engine": engine, "path": str(artifact.path.resolve()), "device": device, "dtype": dtype,
-            "options": dict(options or {}),
+            "options": dict(options or {}), "pictures": pictures,
         }  # fmt: skip
         self.about, _ = self._ask(job)
 
-    def encode(self, rows: Sequence[Any], /) -> np.ndarray:
-        """Encode rows of token ids, or texts: float32 [B, dim]."""
-        if rows and isinstance(rows[0], str):
-            header, payload = {"texts": list(rows)}, b""
-        else:
-            header, payload = child.pack_tokens(rows)
-        answer, numbers = self._ask(header, payload)
+    def encode(self, rows: Sequence[Any], /, pictures: Sequence[Sequence[np.ndarray]] = ()) -> np.ndarray:
+        """Encode rows of token ids, or texts: float32 [B, dim].
+
+        Args:
+            rows: B of them.
+            pictures: of each row, uint8 [height, width, 3]; empty where no row has any.
+        """
+        answer, numbers = self._ask(*child.pack(rows, pictures))
         return np.frombuffer(numbers, dtype="<f4").reshape(answer["shape"])
 
     def close(self) -> None:
