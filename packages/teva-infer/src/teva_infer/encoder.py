@@ -269,6 +269,10 @@ class Encoder:
                 "vllm"
             )
         if takes == "placed":
+            if self.renderer.pictures is not None and self.renderer.pictures.apart:
+                raise TevaError(
+                    f"the engine {self.engine_name!r} takes no pictures of a model with two towers. Use --engine torch"
+                )
             return ([self._placed(inputs[row]) for row in batch] for batch in batches)
         return _decoded(inputs, batches)
 
