@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ def _draw(sets: Mapping[str, Path], work: Path, target: Path, seed: int, each: i
     from matplotlib import pyplot
     from PIL import Image
 
-    figure, axes = pyplot.subplots(each * len(sets), best + 1, figsize=(9, 1.15 * each * len(sets)))
+    figure, axes = pyplot.subplots(
+        each * len(sets), best + 1, figsize=(9, 1.05 * each * len(sets)), width_ratios=[2, *[1] * best]
+    )
     row = 0
     for name, data in sets.items():
         found, judged = _judged(data / "test", work / f"{name}-after")
@@ -167,13 +170,13 @@ def _draw(sets: Mapping[str, Path], work: Path, target: Path, seed: int, each: i
         asked = {one["query_id"]: one["query_text"] for one in picture_sets.rows(data / "test/test.jsonl")}
         for query in random.Random(seed).sample(sorted(judged), each):
             ranks = [place for place, docid in enumerate(found[query], 1) if docid in judged[query]]
-            words = f"{name}: {asked[query]}\n(rank {ranks[0] if ranks else 'above 100'} of {len(places)})"
-            axes[row, 0].text(0, 0.5, words, wrap=True, va="center", fontsize=8)
+            place = f"rank {ranks[0] if ranks else 'above 100'} of {len(places)}"
+            words = textwrap.fill(f"{name}: {asked[query]}", 28)
+            axes[row, 0].text(0, 0.5, f"{words}\n{place}", va="center", fontsize=8)
             for column, docid in enumerate(found[query][:best], 1):
                 with Image.open(places[docid]) as picture:
                     axes[row, column].imshow(picture.convert("RGB"))
                 right = docid in judged[query]
-                axes[row, column].patch.set_edgecolor("green")
                 for side in axes[row, column].spines.values():
                     side.set(visible=right, color="green", linewidth=3)
             row += 1
