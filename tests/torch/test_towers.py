@@ -10,18 +10,19 @@ from PIL import Image
 from tests.torch import backbones, tower_models, vision_models
 
 import torch
-from teva_data.artifact import Artifact
+from teva_data.artifact import Artifact, write_layout
 from teva_data.dataset import Dataset
 from teva_data.errors import ArtifactError, DataError, RecipeError
 from teva_data.feed import Feed
 from teva_data.pictures import PieceTokens, key_of, media_of
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
-from teva_infer import Encoder, encode
+from teva_infer import Encoder, encode, verify
 from teva_torch.caching import BatchGradient, Passes
 from teva_torch.lora import add_lora
 from teva_torch.losses import InfoNCE, Targets
 from teva_torch.model import Retriever
+from teva_torch.publishing import export_model
 from teva_torch.recipe import LoraSection, read_recipe
 from teva_torch.training import train
 from teva_torch.vision import freeze_text, freeze_tower
@@ -235,6 +236,30 @@ def test_pieces_of_a_model_that_reads_one_sequence(mixed, tmp_path):
     )
     assert text.document("red fire", "tea", None, ("red", "fire")).parts == ("the tea red", "the tea fire")
     assert text.document("red", "", None, ()) == "the red"
+
+
+@pytest.mark.parametrize("name", ["CLIP", "Qwen2VL"])
+def test_verify_compares_pictures(tmp_path, name):
+    towers = name in tower_models.NAMES
+    base = (tower_models if towers else vision_models).make(tmp_path / "base", name)
+    pooling, length, dim = ("towers", 16, 24) if towers else ("last", 80, 32)
+    write_layout(base, pooling=pooling, normalize=True, dim=dim, max_length=length, prompts={}, teva={}, card="")
+    artifact = export_model(base, tmp_path / "exported", device="cpu")
+    runtimes = ["torch", "sentence-transformers"]
+    report = verify(artifact.path, engines=runtimes, device="cpu", store=False)
+    assert report.passed, report.table()
+    both = {(runtime, kind) for runtime in runtimes for kind in ("", "pictures")}
+    found = {(row.runtime, row.role) for row in report.rows}
+    if towers:
+        assert found == both
+    else:  # its layout for pictures beside text is another
+        assert found == both - {("sentence-transformers", "pictures")}
+        assert report.absent == {"sentence-transformers, pictures": "it takes none of this model"}
+    # A picture that the processor prepares otherwise is told.
+    file = artifact.path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.5, 0.9]}))
+    report = verify(artifact.path, engines=["torch"], device="cpu", store=False)
+    assert [row.passed for row in report.rows] == [True, False]
 
 
 def test_what_two_towers_do_not_have_is_refused(models, data, tmp_path):
