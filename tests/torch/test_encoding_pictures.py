@@ -96,14 +96,14 @@ def test_pictures_are_decoded_in_other_threads_one_batch_ahead(model, data, monk
             return super().encode(token_ids)
 
     names_done: list[int] = []
-    load = Tokens.load
+    keep = Tokens.keep
 
-    def loaded(self):
-        load(self)
+    def loaded(self, pictures):
+        keep(self, pictures)
         names_done.append(1)
 
     monkeypatch.setattr(PictureReader, "read", noted)
-    monkeypatch.setattr(Tokens, "load", loaded)
+    monkeypatch.setattr(Tokens, "keep", loaded)
     encoder = _encoder(model)
     encoder.engine.__class__ = Watching
     documents = [one for one in Dataset.open(data).corpus if one.media]

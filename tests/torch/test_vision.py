@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
 from teva_data.feed import Feed
+from teva_data.metrics import read_metrics
 from teva_data.pictures import Tokens, key_of, load, media_of
 from teva_data.pieces import Media
 from teva_data.plan import BatchPlan
@@ -24,6 +26,7 @@ from teva_torch.losses import InfoNCE, Targets
 from teva_torch.model import Retriever
 from teva_torch.recipe import LoraSection, read_recipe
 from teva_torch.training import train
+from teva_torch.vision import tower_name
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,21 @@ def test_tokens_are_counted_before_a_picture_is_decoded(models, tmp_path):
     assert max(smaller.lengths(texts)) < max(renderer.lengths(texts))
 
 
+def test_pictures_wait_as_bytes_of_one_frame_and_each_is_decoded_once(models, data):
+    renderer, documents, ids = _inputs(models["Qwen2_5_VL"], data)
+    load(ids, workers=3)
+    reader, decoded = renderer.pictures, {}
+    for document, found in zip(documents, ids, strict=True):
+        for media, picture in zip(document.media, found.pictures if document.media else (), strict=True):
+            image = Image.open(media.path).convert("RGB")
+            expected = reader.processor(images=[image], return_tensors="np")
+            np.testing.assert_allclose(picture.patches, expected["pixel_values"], rtol=1e-5, atol=1e-6)
+            assert picture.pixels.nbytes * 8 == expected["pixel_values"].nbytes
+            # Three documents show each picture: it is in memory once.
+            assert decoded.setdefault(media, picture) is picture
+    assert len(decoded) == 8
+
+
 def test_text_is_cut_and_pictures_are_not(models, data):
     renderer, documents, whole = _inputs(models["Qwen2_5_VL"], data)
     at = max(range(2, len(whole), 3), key=lambda number: len(whole[number]))
@@ -151,7 +169,7 @@ def test_gradients_with_caching_are_those_of_inputs_one_by_one(models, data, nam
         model = Retriever.load(Artifact.load(models[name]), pooling="last", normalize=True)
         if adapter != "full":
             torch.manual_seed(1)
-            model.backbone = add_lora(model.backbone, LoraSection(rank=2, vision="tower" in adapter))
+            model.backbone = add_lora(model.backbone, LoraSection(rank=2, alpha=4, vision="tower" in adapter))
             for key, parameter in model.named_parameters():
                 if "lora_B" in key:
                     torch.nn.init.normal_(parameter, std=0.1)
@@ -170,6 +188,34 @@ def test_gradients_with_caching_are_those_of_inputs_one_by_one(models, data, nam
         model = fresh()
         BatchGradient(model, loss, passes).add(item)
         assert (gradient(model) - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", vision_models.ARCHITECTURES)
+@pytest.mark.parametrize("frozen", ["lora", "freeze_vision", ""])
+def test_a_frozen_tower_sees_a_batch_once(models, data, name, frozen):
+    chosen = {"lora": {"lora": {"rank": 2}}, "freeze_vision": {"freeze_vision": True}, "": {}}[frozen]
+    recipe = read_recipe({
+        "model": {"name": str(models[name]), "pooling": "last", "query_max_length": 80, "document_max_length": 80},
+        "data": {"path": str(data), "negatives": 2}, "train": {"output": "-", "steps": 1, "batch_size": 9},
+        "torch": chosen,
+    })  # fmt: skip
+    renderer = Renderer.from_artifact(Artifact.load(models[name]), max_length=80)
+    item = Feed(BatchPlan.from_recipe(recipe), renderer, recipe).batch(0)
+    found = []
+    for passes in (Passes(24), Passes(24, cached=True, check="all"), Passes(24, cached=True, keep_vision=False)):
+        torch.manual_seed(1)
+        model = Retriever.for_training(Artifact.load(models[name]), recipe, torch.device("cpu")).train()
+        seen = []
+        tower = model.backbone.get_submodule(tower_name(model.backbone))
+        tower.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(len(inputs[0])))
+        BatchGradient(model, InfoNCE(temperature=0.05), passes).add(item)
+        grads = [one.grad.flatten() for one in model.parameters() if one.grad is not None]
+        found.append((seen, torch.cat(grads)))
+    (plain, expected), (kept, again), (twice, without) = found
+    assert len(kept) == len(plain) * (1 if frozen else 2)
+    assert sum(twice) == 2 * sum(plain)
+    for gradient in (again, without):
+        assert (gradient - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_a_run_from_end_to_end(models, data, tmp_path):
@@ -198,6 +244,50 @@ def test_a_run_from_end_to_end(models, data, tmp_path):
     np.testing.assert_allclose(found.matrix(), alone, atol=1e-6)
     with pytest.raises(RecipeError, match=r"min_pixels.*max_pixels"):
         train(settings, {"model.min_pixels": 512, "train.output": str(tmp_path / "other")})
+
+
+@pytest.fixture(scope="module")
+def kinds(data, tmp_path_factory):
+    """The data in three: texts alone, pictures alone as documents, and records of both."""
+    root = tmp_path_factory.mktemp("kinds")
+    for kind, name in enumerate(("text", "image", "both")):
+        shutil.copytree(data / "images", root / name / "images")
+        for file in ("corpus", "train"):
+            rows = [json.loads(line) for line in (data / f"{file}.jsonl").read_text().splitlines()][kind::3]
+            for at, row in enumerate(rows):
+                if file == "train":
+                    row["negative_document_ids"] = [
+                        rows[(at + step) % 12]["positive_document_ids"][0] for step in (1, 5)
+                    ]
+            (root / name / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.mark.parametrize("batches", ["mixed", "one_dataset", "one_modality"])
+def test_texts_pictures_and_both_are_mixed_as_the_recipe_says(models, data, kinds, batches, tmp_path):
+    weights = {"text": 2, "image": 1, "both": 1}
+    recipe = read_recipe({
+        "model": {"name": str(models["Qwen2_5_VL"]), "pooling": "last", "normalize": True, "query_max_length": 48,
+                  "document_max_length": 64, "max_pixels": 256},
+        "data": {"datasets": [{"path": str(kinds / name), "weight": weight} for name, weight in weights.items()],
+                 "negatives": 2, "mixing": "weighted", "batches": batches},
+        "train": {"output": str(tmp_path / "run"), "steps": 6, "batch_size": 4, "log_every": 1},
+        "torch": {"device": "cpu", "lora": {"rank": 2}, "gradient_cache": True, "chunk_tokens": 64},
+    })  # fmt: skip
+    plan = BatchPlan.from_recipe(recipe)
+    assert plan.mixture.shares == pytest.approx([0.5, 0.25, 0.25])
+    held = [set(plan.batch(step).dataset.tolist()) for step in range(64)]
+    assert all(len(one) == 1 or (one == {1, 2} and batches == "one_modality") for one in held) is (batches != "mixed")
+    assert set().union(*held) == {0, 1, 2}
+    counts = np.bincount(np.concatenate([plan.batch(step).dataset for step in range(64)])) / 256
+    # Batches of one modality are shared out by modality, and within it by query.
+    np.testing.assert_allclose(counts, [0.5, 0.25, 0.25], atol=1 / 32 if batches == "one_modality" else 1 / 64)
+    result = train(recipe)
+    losses = [row["loss"] for row in read_metrics(result.output / "metrics.jsonl")]
+    assert len(losses) == 6
+    assert np.isfinite(losses).all()
+    # One batch of them has the gradient of its inputs one by one: the matrix of benchmarks/vision_gradients.py.
+    assert json.loads((result.artifact.path / "teva.json").read_text())["data"]["datasets"][1]["split"] == "train"
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"", "no bytes there"), (b"\x89PNG\r\n\x1a\nrest", "damaged")])

@@ -70,19 +70,22 @@ def test_a_run_in_parts_is_the_run_of_one_process(work, tmp_path):
     lines = [f"q{number}\td{number}\t1" for number in range(36)]
     (data / "qrels/train.tsv").write_text("\n".join(["query_id\tdocid\tscore", *lines]) + "\n")
 
-    def recipe(name, **torch_keys):
+    def recipe(name, precision="float32", **torch_keys):
         return {
             "model": {"name": str(work / "Qwen2_5_VL"), "pooling": "last", "normalize": True, "query_max_length": 48,
                       "document_max_length": 64, "max_pixels": 256},
             "data": {"path": str(data), "negatives": 2},
             "loss": {"temperature": 0.05},
             "train": {"output": str(tmp_path / name), "steps": 4, "batch_size": 7, "learning_rate": 1e-3,
-                      "log_every": 1, "save_every": 2, "eval_every": 2, "eval_split": "train"},
+                      "log_every": 1, "save_every": 2, "eval_every": 2, "eval_split": "train", "precision": precision},
             "torch": {"device": "cpu", "gradient_cache": True, "chunk_tokens": 64, **torch_keys},
         }  # fmt: skip
 
     train(recipe("alone"))
     jobs = [recipe("fsdp2", strategy="fsdp2"), recipe("zero3", strategy="deepspeed")]
+    # What a frozen tower has seen goes through the casts of each of them too.
+    half = {"precision": "bfloat16", "freeze_vision": True}
+    jobs += [recipe("fsdp2 half", strategy="fsdp2", **half), recipe("zero3 half", strategy="deepspeed", **half)]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
          sys.executable, "-c", _JOB, json.dumps(jobs)],
@@ -97,3 +100,5 @@ def test_a_run_in_parts_is_the_run_of_one_process(work, tmp_path):
         measured = [[row["nDCG@10"] for row in one[1::2]] for one in (rows, alone)]
         assert measured[0] == pytest.approx(measured[1], abs=1e-3)
         assert (tmp_path / name / "artifact/teva.json").is_file()
+        half = read_metrics(tmp_path / f"{name} half/metrics.jsonl")
+        assert half[0]["loss"] == pytest.approx(alone[0]["loss"], rel=0.05)

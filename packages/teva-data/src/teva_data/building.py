@@ -244,7 +244,7 @@ def _columns(rows: list[tuple[Any, ...]], kind: Kind) -> list[list[Any]]:
 
 def _batches(source: Source, kind: Kind, reading: Reading, kinds: Counter[str]) -> Iterator[list[tuple[Any, ...]]]:
     """Checked rows with their lines, in batches bounded by rows and by characters."""
-    shelf, parse, texts = Shelf(source.root), kind.parse, kind.texts
+    shelf, parse, texts = Shelf(source.root, lenient=source.lenient), kind.parse, kind.texts
     batch: list[tuple[Any, ...]] = []
     characters = 0
     for row in source.rows(reading):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -71,8 +72,13 @@ class Dataset:
         self._queries: dict[str, QueryStore] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> Dataset:
+    def open(cls, path: str | Path, *, lenient: bool = False) -> Dataset:
         """Look at a directory; no data is read yet.
+
+        Args:
+            path: the directory.
+            lenient: leave it to who reads a media file to find out that it is not there or empty. Otherwise the row
+                that names it is refused when a store is built.
 
         Raises:
             DataError: it is no directory, it has not exactly one corpus file, a split has two files, or
@@ -86,7 +92,7 @@ class Dataset:
                 expected="a directory with corpus.jsonl and a file for each split",
                 hint="`teva-data convert` makes one of other layouts",
             )  # fmt: skip
-        sources = find_sources(path)
+        sources = {name: dataclasses.replace(each, lenient=lenient) for name, each in find_sources(path).items()}
         if CORPUS not in sources:
             raise DataError(
                 "no corpus", file=path, found=sorted(entry.name for entry in path.iterdir()),

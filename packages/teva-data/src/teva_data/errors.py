@@ -51,11 +51,16 @@ class DataError(TevaError):
         # Exceptions are pickled by their args, which a keyword-only signature would not survive
         # on the way out of a worker process.
         return _rebuild_data_error, (
-            self.problem, self.file, self.line, self.field, self.found, self.expected, self.hint,
+            type(self), self.problem, self.file, self.line, self.field, self.found, self.expected, self.hint,
         )  # fmt: skip
 
 
+class MediaError(DataError):
+    """A picture, recording or clip that cannot be read or decoded; with the address of its file."""
+
+
 def _rebuild_data_error(
+    kind: type[DataError],
     problem: str,
     file: str | Path | None,
     line: int | None,
@@ -64,7 +69,7 @@ def _rebuild_data_error(
     expected: str | None,
     hint: str | None,
 ) -> DataError:
-    return DataError(problem, file=file, line=line, field=field, found=found, expected=expected, hint=hint)
+    return kind(problem, file=file, line=line, field=field, found=found, expected=expected, hint=hint)
 
 
 class RecipeError(TevaError):

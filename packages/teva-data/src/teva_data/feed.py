@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from . import pictures
-from .errors import DataError
+from .errors import DataError, MediaError
+from .leaving_out import Kept, read_inputs
+from .pictures import decoders
 from .plan import Batch, BatchPlan
 from .prefetch import prefetch
 from .recipe import Recipe
@@ -16,11 +17,22 @@ from .store import CorpusStore, QueryStore
 
 @dataclasses.dataclass(frozen=True)
 class TokenBatch:
-    """A process's part of a batch of the plan, with the token ids of its queries and documents."""
+    """A process's part of a batch of the plan, with the token ids of its queries and documents.
+
+    Attributes:
+        batch: what it is of.
+        query_ids: of each own query.
+        document_ids: of each own document.
+        bad: places among the own queries, and among the own documents, of records with a picture that cannot be read,
+            and why; a token of padding stands there. Only where the recipe leaves them out.
+        kept: what the loss is of, where all processes together leave something out.
+    """
 
     batch: Batch
     query_ids: list[list[int]]
     document_ids: list[list[int]]
+    bad: tuple[dict[int, MediaError], dict[int, MediaError]] = dataclasses.field(default_factory=lambda: ({}, {}))
+    kept: Kept | None = None
 
     @property
     def tokens(self) -> int:
@@ -47,20 +59,28 @@ class Feed:
         """The process's part of one batch.
 
         Raises:
-            DataError: a query or document has nothing that the model reads, or a picture cannot be read.
+            DataError: a query or document has nothing that the model reads.
+            MediaError: a picture cannot be read, and is not to be left out.
         """
-        batch, model = self.plan.batch(step, self.rank, self.world), self.recipe.model
+        batch, model, data = self.plan.batch(step, self.rank, self.world), self.recipe.model, self.recipe.data
         self._expect_texts(batch)
         queries = [self.renderer.query(query.query_text, query.prompt, query.pieces) for query in batch.queries]
         documents = [
             self.renderer.document(document.document_text, document.title, prompt, document.pieces)
             for document, prompt in zip(batch.documents, batch.document_prompts, strict=True)
         ]
-        query_ids = self.renderer.tokenize(queries, model.query_max_length)
-        document_ids = self.renderer.tokenize(documents, model.document_max_length)
-        # Here, in the background, and not while the model waits.
-        pictures.load([*query_ids, *document_ids])
-        return TokenBatch(batch, query_ids, document_ids)
+        bad: tuple[dict[int, MediaError], dict[int, MediaError]] = ({}, {})
+        # Pictures are decoded here, in the background, and not while the model waits.
+        ids = [
+            read_inputs(
+                self.renderer, texts, limit, workers=decoders(data.picture_workers),
+                bad=one if data.bad_pictures == "skip" else None,
+            )
+            for texts, limit, one in zip(
+                (queries, documents), (model.query_max_length, model.document_max_length), bad, strict=True
+            )
+        ]  # fmt: skip
+        return TokenBatch(batch, ids[0], ids[1], bad)
 
     def batches(self, start: int, stop: int, ahead: int = 2) -> Iterator[TokenBatch]:
         """The batches of steps ``start`` to ``stop`` - 1, at most ``ahead`` of them waiting.

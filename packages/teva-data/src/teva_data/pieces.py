@@ -39,9 +39,9 @@ class Media(NamedTuple):
         """The bytes, as they are stored.
 
         Raises:
-            DataError: the file cannot be read, or is not as large as it was when the dataset's store was made.
+            MediaError: the file cannot be read, or is not as large as it was when the dataset's store was made.
         """
-        from .errors import DataError
+        from .errors import MediaError
 
         try:
             with Path(self.path).open("rb") as file:
@@ -49,15 +49,15 @@ class Media(NamedTuple):
                 file.seek(self.offset)
                 data = file.read(self.length)
         except OSError as error:
-            raise DataError(f"the {self.kind} cannot be read: {error.strerror}", file=self.path) from error
+            raise MediaError(f"the {self.kind} cannot be read: {error.strerror}", file=self.path) from error
         if self.size >= 0 and size != self.size:
-            raise DataError(
+            raise MediaError(
                 "the file has been replaced", file=self.path, found=f"{size} bytes",
                 expected=f"the {self.size} that it had when the dataset was read",
                 hint="Put the file back; or remove .teva beside the corpus, and train anew",
             )  # fmt: skip
         if not data or (self.length >= 0 and len(data) != self.length):
-            raise DataError(
+            raise MediaError(
                 f"the {self.kind} is not whole", file=self.path, found=f"{len(data)} bytes at {self.offset}",
                 expected=f"{self.length} bytes" if self.length >= 0 else "at least one byte",
                 hint="Was the file replaced after the dataset was made?",
@@ -76,17 +76,19 @@ class Shelf:
 
     Args:
         root: the dataset's directory, which media paths are relative to.
+        lenient: take files that are not there or empty; who reads them is told then.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, lenient: bool = False) -> None:
+        self._root, self._lenient = root, lenient
         self._sizes: dict[str, int] = {}
 
     def place(self, row: Row, field: str, value: Any, kind: str) -> list[Any]:
         """``[kind, file, offset, length, size of the file]`` of a media value.
 
         Raises:
-            DataError: it is neither a path nor an address, it leaves the dataset's directory, or there are no bytes.
+            DataError: it is neither a path nor an address, it leaves the dataset's directory, or (unless lenient) there
+                are no bytes.
         """
         if isinstance(value, Mapping) and value.get("bytes") is not None:
             data = value["bytes"]
@@ -106,6 +108,8 @@ class Shelf:
                 expected='a path, or {"file": "x.tar", "offset": 1536, "length": 4777}',
             )  # fmt: skip
         size = self._size(row, field, file)
+        if self._lenient and size <= 0:
+            return [kind, file, offset, -1 if length is None else length, size]
         length = size - offset if length is None else length
         if length < 1 or offset + length > size:
             raise row.error(
@@ -125,6 +129,8 @@ class Shelf:
                 )  # fmt: skip
             place = self._root / path
             if not os.path.isfile(place):  # noqa: PTH113 - False, where Path.is_file raises for a name that is too long
+                if self._lenient:
+                    return -1
                 raise row.error(
                     "no such file", field, found=file, expected=f"a file in {self._root}",
                     hint="Paths are relative to the dataset's directory",

@@ -181,7 +181,7 @@ class BatchPlan:
         """
         data = recipe.data
         if datasets is None:
-            datasets = [Dataset.open(one.path) for one in data.listed()]
+            datasets = [Dataset.open(one.path, lenient=data.bad_pictures == "skip") for one in data.listed()]
         parts = [
             Part(dataset, **one.model_dump(exclude={"path"}))
             for dataset, one in zip(datasets, data.listed(), strict=True)

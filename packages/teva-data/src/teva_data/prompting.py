@@ -62,7 +62,7 @@ def training_renderer(recipe: Recipe, base: Artifact) -> Renderer:
     renderer = Renderer.from_artifact(
         base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit,
         append_eos=bool(recipe.model.append_eos), min_pixels=recipe.model.min_pixels,
-        max_pixels=recipe.model.max_pixels, merge=recipe.model.merging,
+        max_pixels=recipe.model.max_pixels, merge=recipe.model.merging, chat=recipe.model.format == "chat",
     )  # fmt: skip
     if renderer.pictures is None and (recipe.model.min_pixels or recipe.model.max_pixels):
         raise RecipeError(f"model.min_pixels, model.max_pixels: {base.name} sees no pictures. Leave them out")

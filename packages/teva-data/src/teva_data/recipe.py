@@ -20,7 +20,8 @@ from .errors import RecipeError, nearest, shorten
 _Kind = TypeVar("_Kind", bound="Section")
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
-    "data.path", "model.name", "model.revision", "model.document_name", "model.document_revision",
+    "data.path", "data.picture_workers",
+    "model.name", "model.revision", "model.document_name", "model.document_revision",
     "torch.device", "torch.parity_cosine", "torch.timeout",
     "torch.gradient_cache_check", "torch.export_weights", "torch.strategy", "torch.deepspeed",
     "torch.reshard_after_forward", "torch.trackers", "torch.tracker_project",
@@ -55,6 +56,10 @@ class ModelSection(Section):
     append_eos: bool | None = Field(
         None, description="EOS behind every text, by the tokenizer; empty: where pooling becomes last and nothing is"
     )
+    format: Literal["plain", "chat"] = Field(
+        "plain", description="what a text stands in: nothing (plain), or a user's message of the model's chat template "
+        "(chat), which is written into the tokenizer",
+    )  # fmt: skip
     query_max_length: int = Field(64, ge=3, description="tokens of a query in training, special ones included")
     min_pixels: int | None = Field(
         None, ge=1, description="smaller pictures are enlarged to it; empty: the model's own limit"
@@ -123,6 +128,13 @@ class DataSection(Section):
     )
     negative_sampling: Literal["rotate", "best", "scored"] = Field("rotate", description="its negatives: likewise")
     score_temperature: float = Field(1.0, gt=0, description="for scored: drawn with softmax(score / this)")
+    bad_pictures: Literal["error", "skip"] = Field(
+        "error", description="a picture that cannot be read ends the run (error), or its record is left out of the "
+        "batches it comes in and named in skipped.jsonl (skip)",
+    )  # fmt: skip
+    picture_workers: int | None = Field(
+        None, ge=1, description="threads that decode a batch's pictures; empty: this process's cores, at most 8"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> DataSection:

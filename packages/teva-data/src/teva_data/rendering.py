@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from . import merging
 from .artifact import Artifact
+from .chat import add_chat, frame
 from .errors import ArtifactError, DataError, MissingExtraError
 from .merging import Merging
 from .pictures import PLACE, PictureReader, PieceTokens, Rendered, RenderedPieces, Tokens
@@ -68,15 +69,19 @@ class Renderer:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         merge: Merging | None = None,
+        chat: bool = False,
     ) -> Renderer:
         """The rendering that an artifact asks for; prompts, limits and merging can be replaced.
 
         ``append_eos`` makes the tokenizer end every text with the end-of-sequence token (:func:`ends_with_special`),
-        which its files then say when they are saved.
+        which its files then say when they are saved; likewise ``chat`` puts every text into a message of the model's
+        chat template (:mod:`teva_data.chat`).
         """
         tokenizer = load_tokenizer(artifact)
         if append_eos:
             add_eos(tokenizer)
+        if chat:
+            add_chat(tokenizer)
         return cls(
             tokenizer,
             query_prompt=artifact.prompts["query"] if query_prompt is None else query_prompt,
@@ -210,10 +215,7 @@ class Renderer:
     @functools.cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer puts before and behind every text."""
-        whole: list[int] = self.tokenizer("a")["input_ids"]
-        bare: list[int] = self.tokenizer("a", add_special_tokens=False)["input_ids"]
-        start = next(at for at in range(len(whole) + 1) if whole[at : at + len(bare)] == bare)
-        return whole[:start], whole[start + len(bare) :]
+        return frame(self.tokenizer)
 
 
 def _gathered(ids: list[list[int]], owners: NDArray[np.int64], texts: Sequence[str]) -> list[list[int]]:

@@ -44,6 +44,11 @@ def resolve(recipe: Recipe, artifact: Artifact, datasets: Sequence[Dataset]) -> 
     return recipe.model_copy(update={"model": model})
 
 
+def open_datasets(recipe: Recipe) -> list[Dataset]:
+    """The datasets that a recipe lists; where bad pictures are left out, files that are not there are no error yet."""
+    return [Dataset.open(one.path, lenient=recipe.data.bad_pictures == "skip") for one in recipe.data.listed()]
+
+
 def steps_in_all(recipe: Recipe, plan: BatchPlan) -> int:
     """Optimiser steps of the whole run."""
     settings = recipe.train

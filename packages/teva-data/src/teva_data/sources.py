@@ -32,10 +32,12 @@ class Source:
     Attributes:
         path: the file or the directory.
         files: the files, in order.
+        lenient: whether media files that are not there, or empty, are taken for now: who reads them is told.
     """
 
     path: Path
     files: tuple[Path, ...]
+    lenient: bool = dataclasses.field(default=False, compare=False)
 
     @classmethod
     def of(cls, path: str | Path) -> Source:

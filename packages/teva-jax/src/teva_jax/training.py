@@ -24,7 +24,6 @@ import yaml
 import jax
 from teva_data import parity, running
 from teva_data.artifact import Artifact
-from teva_data.dataset import Dataset
 from teva_data.development import MEASURE
 from teva_data.errors import RecipeError
 from teva_data.files import atomic_file, lock_directory, recover, remove_leftovers
@@ -113,7 +112,7 @@ class _Run:
         if not recipe.model.tied:
             raise RecipeError("model.tied: false: teva-jax trains one encoder for both so far. Use teva-torch")
         self.base = base = Artifact.load(recipe.model.name, revision=recipe.model.revision)
-        self.datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
+        self.datasets = running.open_datasets(recipe)
         self.recipe = recipe = running.resolve(recipe, base, self.datasets)
         if recipe.model.merging not in (None, "sequence"):
             raise RecipeError(

@@ -61,6 +61,7 @@ class Passes:
         check: compare the second pass of the ``first`` chunk of queries and of documents with the first, or of ``all``.
         precision: of the passes; the vectors and the loss are float32.
         full: fill each pass to its bound, so that a step needs the memory that the bound says, whatever the batch.
+        keep_vision: with ``cached``, what a frozen tower made of pictures is kept from the first pass for the second.
     """
 
     chunk_tokens: int
@@ -68,6 +69,7 @@ class Passes:
     check: str = "first"
     precision: torch.dtype = torch.float32
     full: bool = False
+    keep_vision: bool = True
 
     @contextlib.contextmanager
     def cast(self, device: torch.device) -> Iterator[None]:
@@ -85,6 +87,7 @@ class _Chunk:
     rows: Tensor  # int64, which of the distinct texts
     token_ids: list[Sequence[int]]  # theirs; behind them, what stands there for other processes' sake alone
     random: RandomState | None = None
+    seen: dict[str, Any] | None = None  # what a frozen tower made of its pictures in the first pass
 
     @property
     def seeing(self) -> bool:
@@ -173,13 +176,22 @@ class Encoding:
         with torch.set_grad_enabled(not self.passes.cached), self.passes.cast(self.model.device):
             for chunk in self._chunks:
                 chunk.random = RandomState(self.model.device)
-                parts.append(self.model.vectors(chunk.token_ids))
+                parts.append(self._first(chunk))
         if not self.passes.cached:
             self.graphs = parts
         kept = [part.detach()[: len(chunk.rows)] for part, chunk in zip(parts, self._chunks, strict=True)]
         order = torch.cat([chunk.rows for chunk in self._chunks]).to(kept[0].device)
         self._distinct = torch.cat(kept)[torch.argsort(order)]
         return self
+
+    def _first(self, chunk: _Chunk) -> Tensor:
+        """The vectors of a chunk; what a frozen tower sees in it is kept, where there will be another pass."""
+        if not (self.passes.cached and self.passes.keep_vision and chunk.seeing):
+            return self.model.vectors(chunk.token_ids)
+        with vision.watched(self.model.backbone) as seen:
+            vectors = self.model.vectors(chunk.token_ids)
+        chunk.seen = seen[0] if seen else None
+        return vectors
 
     @property
     def vectors(self) -> Tensor:
@@ -223,7 +235,8 @@ class Encoding:
         assert chunk.random is not None
         chunk.random.restore()
         with self.passes.cast(self.model.device):
-            vectors = self.model.vectors(chunk.token_ids)
+            vectors = self.model.vectors(chunk.token_ids, chunk.seen)
+        chunk.seen = None
         if (number == 0 or self.passes.check == "all") and len(chunk.rows):
             own = vectors.detach()[: len(chunk.rows)]
             self._compare(self._distinct[chunk.rows.to(vectors.device)], own, number)
@@ -306,6 +319,13 @@ class BatchGradient:
         Raises:
             TrainingError: it is not finite; the message names the queries.
         """
+        if item.kept is not None:
+            # What is left out has no gradient: these are parts of the leaves.
+            queries, documents = (
+                leaf[torch.from_numpy(places).to(leaf.device)]
+                for leaf, places in ((queries, item.kept.queries), (documents, item.kept.documents))
+            )
+            item = dataclasses.replace(item, batch=item.kept.batch, kept=None)
         if not item.batch.queries:
             return 0.0
         targets = Targets.of(item.batch, queries.device)

@@ -6,6 +6,7 @@ What is measured is :mod:`teva_data.development`'s. All processes encode, each i
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 import torch
 from teva_data.dataset import Dataset
 from teva_data.development import DevSet, dev_sets
+from teva_data.errors import MediaError
+from teva_data.leaving_out import read_inputs
+from teva_data.pictures import decoders
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 
@@ -21,6 +25,8 @@ from .caching import Encoding, Passes
 from .distributed import Processes
 from .model import Retriever
 from .pair import RetrieverPair
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluation:
@@ -48,6 +54,8 @@ class Evaluation:
     ) -> None:
         self.parts, self.sharded = dev_sets(recipe, datasets), sharded
         self.renderer, self.processes = renderer, processes or Processes()
+        self._skips, self._decoders = recipe.data.bad_pictures == "skip", decoders(recipe.data.picture_workers)
+        self._told = set[str]()
 
     @torch.no_grad()
     def measure(self, model: Retriever | RetrieverPair, passes: Passes) -> float:
@@ -78,8 +86,13 @@ class Evaluation:
     def _vectors(self, texts: Sequence[str], model: Retriever, passes: Passes, role: str) -> NDArray[np.float32]:
         """float32 [N, H] of all texts, each process encoding its part."""
         own = slice(*self.processes.span(len(texts)))
+        bad: dict[int, MediaError] | None = {} if self._skips else None
         with self.processes.together():
-            ids = self.renderer.tokenize(texts[own])
+            ids = read_inputs(self.renderer, texts[own], workers=self._decoders, bad=bad, keep=False)
+        for problem in dict.fromkeys(map(str, (bad or {}).values())):
+            if problem not in self._told:
+                logger.warning("measured as if it were empty: %s", problem)
+                self._told.add(problem)
         encoding = Encoding(model, ids, dataclasses.replace(passes, cached=True), role)
         with self.processes.together(exchanging=self.sharded):
             if self.sharded:

@@ -187,7 +187,7 @@ class Retriever(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **pictures: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **pictures: Any) -> Tensor:
         """Vectors of padded token ids.
 
         Args:
@@ -209,17 +209,20 @@ class Retriever(nn.Module):
             vectors = self.pooling(padded.last_hidden_state, attention_mask)
         return nn.functional.normalize(vectors.float(), dim=-1) if self.normalize else vectors.float()
 
-    def vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    def vectors(self, token_ids: Sequence[Sequence[int]], seen: Any = None) -> Tensor:
         """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order.
 
         Of a record whose pieces are inputs of their own (:class:`teva_data.pictures.PieceTokens`) it is the mean of
         their vectors, of length 1 where vectors have it.
 
+        ``seen`` is what the tower that sees has put out for their pictures (:func:`teva_torch.vision.watched`), where
+        it is not to run again.
+
         Raises:
             TevaError: a text without a token, where there is no padding that could stand for it.
         """
         parts, which = merging.spread(token_ids)
-        vectors = self._vectors(parts)
+        vectors = self._vectors(parts, seen)
         if len(parts) == len(token_ids):
             return vectors
         owners = torch.from_numpy(which).to(vectors.device)
@@ -227,7 +230,7 @@ class Retriever(nn.Module):
         means = sums / torch.bincount(owners).unsqueeze(1)
         return nn.functional.normalize(means, dim=-1) if self.normalize else means
 
-    def _vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    def _vectors(self, token_ids: Sequence[Sequence[int]], seen: Any = None) -> Tensor:
         """Vectors of inputs that are one sequence each."""
         if self.packed and not all(token_ids):
             raise TevaError(
@@ -235,7 +238,7 @@ class Retriever(nn.Module):
                 "sdpa"
             )
         ids, mask = self.pad(token_ids)
-        return self.run(ids, mask, **vision.arguments(self.backbone, token_ids, ids))
+        return self.run(ids, mask, **vision.arguments(self.backbone, token_ids, ids, seen))
 
     def learns(self, token_ids: Sequence[Sequence[int]]) -> bool:
         """Whether a gradient of these inputs' vectors reaches a weight that is trained."""

@@ -78,6 +78,10 @@ class TorchSection(Section):
     gradient_cache: bool = Field(
         False, description="encode each chunk twice and keep the activations of one: large batches in little memory"
     )
+    keep_vision: bool = Field(
+        True, description="with gradient_cache: keep what a frozen tower made of a batch's pictures for the second "
+        "pass (a vector for each of their tokens); false: it sees them twice",
+    )  # fmt: skip
     gradient_cache_check: Literal["first", "all"] = Field(
         "first", description="chunks of which the second pass is compared with the first"
     )

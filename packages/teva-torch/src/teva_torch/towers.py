@@ -67,18 +67,18 @@ class TowerRetriever(Retriever):
         vectors = torch.cat([each.float() for each in found])
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
-    def _vectors(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    def _vectors(self, token_ids: Sequence[Sequence[int]], seen: Any = None) -> Tensor:
         """Vectors of inputs that are a text or a picture each, in one pass through each tower that has some."""
-        seen = [at for at, each in enumerate(token_ids) if isinstance(each, Tokens)]
+        pictured = [at for at, each in enumerate(token_ids) if isinstance(each, Tokens)]
         read = [at for at, each in enumerate(token_ids) if not isinstance(each, Tokens)]
         texts: tuple[Tensor, ...] = self.pad([token_ids[at] for at in read]) if read else ()
         pictures = {}
-        if seen:
+        if pictured:
             shown = [each for each in token_ids if isinstance(each, Tokens)]
             pixels = np.stack([one.patches for each in shown for one in each.pictures])
             pictures = {"pixel_values": torch.from_numpy(pixels).to(self.device, non_blocking=True)}
         vectors = self.run(*texts, **pictures)
-        order = torch.tensor([*read, *seen], device=vectors.device)
+        order = torch.tensor([*read, *pictured], device=vectors.device)
         return vectors[torch.argsort(order)]
 
     def learns(self, token_ids: Sequence[Sequence[int]]) -> bool:

@@ -25,7 +25,6 @@ import yaml
 import torch
 from teva_data import towers
 from teva_data.artifact import Artifact
-from teva_data.dataset import Dataset
 from teva_data.development import MEASURE
 from teva_data.errors import RecipeError
 from teva_data.feed import Feed, TokenBatch
@@ -42,6 +41,7 @@ from teva_data.running import (
     data_record,
     difference,
     identity,
+    open_datasets,
     refuse_another,
     resolve,
     steps_in_all,
@@ -61,6 +61,8 @@ from .losses import build_loss
 from .model import Retriever
 from .pair import RetrieverPair, base_record, for_training
 from .recipe import read_recipe, torch_section
+from .skipping import FILE as SKIPPED
+from .skipping import Skipped
 from .strategies import SHARDED, choose, prepare
 from .trackers import expect_installed, tracked
 
@@ -149,7 +151,7 @@ class _Run:
         self.checkpoints, self.best = output / "checkpoints", output / "best"
         bases = load_base(recipe)
         base = bases.front
-        datasets = [Dataset.open(one.path) for one in recipe.data.listed()]
+        datasets = open_datasets(recipe)
         self.recipe = recipe = resolve(recipe, base, datasets)
         self.settings, self.options = recipe.train, torch_section(recipe)
         expect_installed(self.options.trackers)
@@ -172,6 +174,8 @@ class _Run:
         every = self.settings.eval_every
         self.evaluation = Evaluation(recipe, datasets, self.renderer, processes, name in SHARDED) if every else None
         self._loss, self._name = loss, name
+        skips = recipe.data.bad_pictures == "skip" and self.renderer.pictures is not None
+        self.skipped = Skipped(self.output, processes, resumed=self.start > 0) if skips else None
 
     def _lay_out(self) -> None:
         """Put the model where it is trained, whole or in parts; the processes exchange its values."""
@@ -192,6 +196,7 @@ class _Run:
             cached=cached,
             full=cached,
             check=self.options.gradient_cache_check,
+            keep_vision=self.options.keep_vision,
             precision=torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32,
         )
 
@@ -218,9 +223,10 @@ class _Run:
         if self.overwrite:
             for old in (self.checkpoints, self.best, self.output / "artifact", self.output / "tensorboard"):
                 shutil.rmtree(old, ignore_errors=True)
-            (self.output / "metrics.jsonl").unlink(missing_ok=True)
+            for name in ("metrics.jsonl", SKIPPED):
+                (self.output / name).unlink(missing_ok=True)
         # By name: the output may be a directory that holds other people's hidden files too.
-        for name in ("artifact", "metrics.jsonl", "recipe.yaml", "loss.png"):
+        for name in ("artifact", "metrics.jsonl", "recipe.yaml", "loss.png", SKIPPED):
             remove_leftovers(self.output, name)
         for directory in (self.checkpoints, self.best):
             remove_leftovers(directory, "step-????????")
@@ -243,6 +249,7 @@ class _Run:
                 checkpoint.restore(self.checkpoints / f"step-{self.start:08}", self.strategy)
         self._tell()
         steps, loss, history = self._loop()
+        left_out = self._left_out()
         best = history.best
         path = self.checkpoints / f"step-{steps:08}" if best is None else self.best / f"step-{int(best['step']):08}"
         if best is not None:
@@ -253,7 +260,7 @@ class _Run:
         trained = self._whole_model(path)
         with self.processes.together():
             if self.processes.main:
-                self._export(trained, steps, loss, best)
+                self._export(trained, steps, loss, best, left_out)
         return TrainResult(load_artifact(self.output / "artifact"), self.output, steps, loss, best)
 
     def _whole_model(self, path: Path) -> Retriever | RetrieverPair:
@@ -313,7 +320,27 @@ class _Run:
         seen = () if self.renderer.pictures is None else ("image",)
         tell_mixture(self.plan, self.total * self.settings.accumulate, seen)
 
-    def _export(self, model: Retriever | RetrieverPair, steps: int, loss: float, best: dict[str, float] | None) -> None:
+    def _left_out(self) -> dict[str, int] | None:
+        """How many queries and documents were left out; None where nothing is to be."""
+        if self.skipped is None:
+            return None
+        with self.processes.together(exchanging=True):
+            found = self.skipped.write()
+        if any(found.values()):
+            logger.warning(
+                "%d queries and %d documents were left out, whose pictures cannot be read: %s names them",
+                found["query"], found["document"], self.skipped.path,
+            )  # fmt: skip
+        return found
+
+    def _export(
+        self,
+        model: Retriever | RetrieverPair,
+        steps: int,
+        loss: float,
+        best: dict[str, float] | None,
+        left_out: dict[str, int] | None,
+    ) -> None:
         draw_loss(self.output / "metrics.jsonl", self.output / "loss.png", MEASURE)
         artifact = export(
             model.eval(), self.base, self.renderer, self.recipe, self.output / "artifact",
@@ -324,6 +351,7 @@ class _Run:
                 "steps": steps,
                 "loss": loss,
                 **({} if best is None else {"best": best}),
+                **({} if left_out is None else {"left_out": left_out}),
             },
             texts=sample_texts(self.plan, self.renderer),
         )  # fmt: skip
@@ -391,6 +419,9 @@ class _Run:
             metrics.close()
 
     def _save(self, directory: Path, done: int, keep: int) -> None:
+        if self.skipped is not None:
+            with self.processes.together(exchanging=True):
+                self.skipped.write()
         checkpoint.save(directory, done, self.strategy, self.identity)
         with self.processes.together():
             if self.processes.main:
@@ -404,6 +435,8 @@ class _Run:
             for _ in range(every):
                 with self.processes.together():
                     item = next(items)
+                if self.skipped is not None:
+                    item = self.skipped.agree(item)
                 _seed(self.settings.seed, item.batch.step, self.processes.rank)
                 loss += self.gradient.add(item, 1 / every) / every
                 tokens += item.tokens

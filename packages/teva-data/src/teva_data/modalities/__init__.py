@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from teva_data.errors import DataError
+from teva_data.errors import DataError, MediaError
 from teva_data.pieces import KINDS, Media
 
 
@@ -19,7 +19,7 @@ def decode(media: Media) -> Any:
         A ``PIL.Image.Image``, a :class:`.audio.Audio` or a :class:`.video.Video`.
 
     Raises:
-        DataError: it cannot be read or decoded; the file and the place in it are named.
+        MediaError: it cannot be read or decoded; the file and the place in it are named.
         MissingExtraError: the modality's library is not installed.
     """
     if media.kind not in KINDS:
@@ -27,8 +27,8 @@ def decode(media: Media) -> Any:
     return importlib.import_module(f".{media.kind}", __name__).decode(media)
 
 
-def undecodable(media: Media, reason: object, hint: str | None = None) -> DataError:
+def undecodable(media: Media, reason: object, hint: str | None = None) -> MediaError:
     """The error for media that a decoder refuses."""
     where = f" at byte {media.offset}" if media.offset else ""
     first = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
-    return DataError(f"the {media.kind}{where} cannot be decoded: {first}", file=media.path, hint=hint)
+    return MediaError(f"the {media.kind}{where} cannot be decoded: {first}", file=media.path, hint=hint)
