@@ -8,11 +8,15 @@ import json
 import pytest
 from benchmarks import step_memory
 from benchmarks.claims.scale_plan import configuration, recipe
+from tests.torch import vision_models
 
+import torch
+from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, RecipeError, TevaError
 from teva_torch.cli import main
 from teva_torch.distributed import Processes
-from teva_torch.planning import find_gpu, gpus, plan, predict
+from teva_torch.model import Retriever
+from teva_torch.planning import as_text, find_gpu, gpus, plan, predict
 from teva_torch.planning import tracing as tracing_module
 from teva_torch.planning.gpus import CPU
 from teva_torch.planning.layout import layout, sizes
@@ -147,3 +151,40 @@ def test_what_cannot_be_planned_is_refused(tmp_path):
         plan(one, gpu="h100", gpus=0, config=tmp_path)
     with pytest.raises(RecipeError, match="Use auto or ddp"):
         plan(one, {"torch.strategy": "single"}, gpu="h100", gpus=2, config=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"freeze_vision": True}, {"lora": {"rank": 2}}, {"lora": {"rank": 2, "vision": True}}]
+)
+@pytest.mark.parametrize("name", vision_models.ARCHITECTURES)
+def test_pictures_are_planned_by_parameters_and_patches(name, kind, tmp_path):
+    model = vision_models.make(tmp_path / "model", name)
+    job = read_recipe({
+        "model": {"name": str(model), "pooling": "last", "query_max_length": 8, "document_max_length": 64},
+        "data": {"path": "-", "negatives": 1},
+        "train": {"output": "-", "steps": 1, "batch_size": 8, "precision": "bfloat16"},
+        "torch": {"gradient_cache": True, "chunk_tokens": 256, **kind},
+    })  # fmt: skip
+    if name == "Qwen3VL" and kind.get("lora", {}).get("vision"):
+        with pytest.raises(RecipeError, match="Name the layers to adapt"):  # as the run would
+            plan(job, gpu="H100")
+        return
+    found, texts, more = (
+        plan(job, changes, gpu="H100", pictures=pictures)
+        for pictures, changes in ((None, {}), (0, {}), (None, {"model.document_max_length": 128}))
+    )
+    real = Retriever.for_training(
+        Artifact.load(model), read_recipe(job, {"model.normalize": True}), torch.device("cpu")
+    )
+    whole = sum(one.numel() for one in real.parameters())
+    trained = sum(one.numel() for one in real.parameters() if one.requires_grad)
+    assert (found.asked.prediction.parameters, found.asked.prediction.trained) == (whole, trained)
+    assert found.seen.tokens == 62
+    assert found.seen.trained is (kind in ({}, {"lora": {"rank": 2, "vision": True}}))
+    assert texts.seen is None
+    assert found.asked.prediction.seconds["computation"] > texts.asked.prediction.seconds["computation"]
+    assert more.asked.prediction.seconds["computation"] > found.asked.prediction.seconds["computation"]
+    kept = found.asked.prediction.parts.get("pictures", 0)
+    vectors = 2 if name == "Qwen3VL" else 1  # of the last layer, and of one before it
+    assert kept == (0 if found.seen.trained else 16 * 62 * 32 * 2 * vectors)
+    assert "Each document holds 1 picture(s) of 62 tokens" in as_text(found)

@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 from tests.conftest import make_tiny_data
-from tests.torch import backbones
+from tests.torch import backbones, vision_models
 
 from teva_data.conversion import LAYOUTS
 from teva_data.datasets import NAMES
@@ -31,6 +31,9 @@ MODELS = {
     "multilingual-e5-base-miracl": ("XLMRoberta", None),
     "qwen3-embedding-4b-scifact": ("Qwen3", "$A <eos>"),
     "repllama-llama31-8b": ("Llama", "<bos> $A"),
+    "tevatron-bge": ("Qwen2_5_VL", None),
+    "tevatron-vl": ("Qwen2_5_VL", None),
+    "tevatron-wikiss": ("Qwen2_5_VL", None),
 }
 # Recipes that leave pooling and normalisation to a model that says them, which the bare tiny one does not.
 SAID_BY_THE_MODEL = ("minilm-medquad", "minilm-tldr")
@@ -49,6 +52,10 @@ FACTS = {
     "bert-dpr-nq": (1e-5, 1.0, False, "cls", 2, 128, 1, 32, 156, 40, None),
     "bert-scifact": (1e-5, 1.0, False, "cls", 2, 64, 1, 64, 512, 80, None),
     "e5-base-distill": (2e-5, 0.02, True, "mean", 16, 64, 4, 350, 350, 5, None),
+    # The paper, section 3.1, and examples/multimodal/qwen2.5vl.
+    "tevatron-bge": (1e-4, 0.02, True, "last", 4, 128, 1, 512, 512, 1, (16, 64)),
+    "tevatron-vl": (1e-4, 0.02, True, "last", 4, 128, 1, 512, 832, 1, (16, 64)),
+    "tevatron-wikiss": (1e-4, 0.02, True, "last", 4, 128, 1, 512, 832, 1, (16, 64)),
 }
 PROMPTS = {
     "mistral-7b-msmarco": ("Query: ", "Passage: "),
@@ -60,6 +67,7 @@ PROMPTS = {
     "bert-dpr-nq": ("", ""),
     "bert-scifact": ("", ""),
     "e5-base-distill": ("query: ", "passage: "),
+    **dict.fromkeys(("tevatron-bge", "tevatron-vl", "tevatron-wikiss"), ("Query: ", "")),
 }  # fmt: skip
 
 
@@ -78,22 +86,38 @@ def scored_data(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def picture_data(tmp_path_factory):
+    return vision_models.make_data(tmp_path_factory.mktemp("pictures") / "data")
+
+
 def test_every_recipe_is_tried():
     assert sorted(shipped()) == sorted(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_trains_to_an_artifact(name, scored_data, tmp_path):
+def test_trains_to_an_artifact(name, scored_data, picture_data, tmp_path):
     architecture, ending = MODELS[name]
     # 128 positions: a query's prompt alone takes more than the usual tiny model has.
     positions = {"max_position_embeddings": 130 if architecture == "XLMRoberta" else 128}
-    model = backbones.make(tmp_path / "model", architecture, ending=ending, **positions)
+    seeing = architecture in vision_models.ARCHITECTURES
+    if seeing:
+        model = vision_models.make(tmp_path / "model", architecture)
+        (model / "chat_template.jinja").write_text("red {{ messages[0]['content'] }} green")
+    else:
+        model = backbones.make(tmp_path / "model", architecture, ending=ending, **positions)
     recipe = read_recipe(name)
+    data = [str(scored_data if name == "tevatron-bge" or not seeing else picture_data)]
+    if recipe.data.datasets:  # texts alone, and pictures
+        data = [str(scored_data), *data * 3]
+    keys = [f"data.datasets.{at}.path" for at in range(len(data))] if recipe.data.datasets else ["data.path"]
     sizes = {
-        "model.name": str(model), "data.path": str(scored_data), "train.output": str(tmp_path / "run"),
+        "model.name": str(model), **dict(zip(keys, data, strict=True)), "train.output": str(tmp_path / "run"),
         "train.steps": 2, "train.epochs": None, "train.batch_size": 4, "torch.device": "cpu",
         "model.query_max_length": min(32, recipe.model.query_max_length), "model.document_max_length": 32,
     }  # fmt: skip
+    if seeing:
+        sizes["model.max_pixels"] = 256
     if recipe.loss.matryoshka_dims:
         sizes["loss.matryoshka_dims"] = [8, 16, 32]
     if name in SAID_BY_THE_MODEL:
@@ -121,8 +145,9 @@ def test_facts_are_those_of_the_source(name):
         all_seven = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
         assert set(lora.targets) == all_seven - ({"k_proj"} if name.startswith("repllama") else set())
         assert lora.dropout == 0.1
-    # RepLLaMA: 100 updates of an epoch of 498k queries; all others 0.1, the default.
+    # RepLLaMA: 100 updates of an epoch of 498k queries; those with pictures 0.005; all others 0.1, the default.
     expected = 100 * run.batch_size * run.accumulate / 498_000 if name.startswith("repllama") else 0.1
+    expected = 0.005 if name.startswith("tevatron") else expected
     assert run.warmup_ratio == pytest.approx(expected, rel=0.01)
 
 
@@ -147,9 +172,10 @@ def test_says_what_it_is_and_how_its_data_are_made(name, capsys):
     assert capsys.readouterr().out == text
     if name in SAID_BY_THE_MODEL:
         return  # written before: their data are other projects' own
-    path = yaml.safe_load(text)["data"]["path"]
-    source, destination, layout = re.findall(
+    data = yaml.safe_load(text)["data"]
+    paths = [one["path"] for one in data.get("datasets", [data])]
+    made = re.findall(
         r"^#.*?teva-data convert (\S+) (\S+)(?: --from (\S+))?", text[text.index("# Data") :], flags=re.MULTILINE
-    )[0]
-    assert destination == path
-    assert source in NAMES or layout in LAYOUTS
+    )[: len(paths)]
+    assert [destination for _, destination, _ in made] == paths
+    assert all(source in NAMES or layout in LAYOUTS for source, _, layout in made)

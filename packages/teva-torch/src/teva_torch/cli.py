@@ -36,6 +36,7 @@ def _verbs(overrides: list[str]) -> Verbs:
         gpu: str,
         gpus: int = 1,
         config: Path | None = None,
+        pictures: int | None = None,
         json: bool = False,
     ) -> None:
         """Memory of each GPU by part, the time of a step, and what would fit, before anything is loaded.
@@ -48,12 +49,13 @@ def _verbs(overrides: list[str]) -> Verbs:
             gpu: H100, A100-80, L40S, RTX-4090, ... in whatever way it is written; cpu: the memory of tensors alone.
             gpus: how many; each is a process that shares the batch.
             config: the model's config.json, where model.name cannot be reached.
+            pictures: of a document, where the model sees; 1 if not given.
             json: print JSON: bytes and seconds.
         """
         from .planning import as_json, as_text
         from .planning import plan as plan_
 
-        found = plan_(recipe, overrides, gpu=gpu, gpus=gpus, config=config)
+        found = plan_(recipe, overrides, gpu=gpu, gpus=gpus, config=config, pictures=pictures)
         print(json_.dumps(as_json(found), indent=2) if json else as_text(found))
 
     return {"plan": plan, "export": export, "merge": merge}

@@ -87,11 +87,12 @@ class Layout:
 def sizes(config: str, build: Build) -> Sizes:
     """Count the parameters of a model that is built on the meta device."""
     build, model = dataclasses.replace(build, cast=False, checkpointing=False), config_of(config)
-    found: Sizes = by_depth(model, lambda depth: _counted(make_model(model, build, depth), build))
+    found: Sizes = by_depth(model, lambda depth: counted(make_model(model, build, depth), build))
     return found
 
 
-def _counted(model: nn.Module, build: Build) -> Sizes:
+def counted(model: nn.Module, build: Build) -> Sizes:
+    """The sizes of a module; what it repeats are its blocks."""
     holders = [(f"{name}.", len(layers)) for name, layers in blocks(model)]
     each: dict[str, list[int]] = {}
     loaded = 0.0

@@ -17,6 +17,7 @@ from teva_torch.recipe import TorchSection, read_recipe, torch_section
 
 from .gpus import Gpu, find_gpu
 from .prediction import GIB, Prediction, load_of, predict, strategy_of
+from .seeing import Seen, seen_of
 from .timing import Assumed
 
 _MOST = 8  # times the GPUs that are asked about, where fewer do not do
@@ -54,6 +55,7 @@ class Plan:
         asked: the recipe as it is.
         others: it with changes, those that fit first, the cheapest first of those.
         assumed: what was taken for granted.
+        seen: the pictures that it is of; None where there are none.
     """
 
     recipe: Recipe
@@ -61,6 +63,7 @@ class Plan:
     asked: Option
     others: Sequence[Option]
     assumed: Assumed
+    seen: Seen | None = None
 
     @property
     def cheapest(self) -> Option | None:
@@ -77,6 +80,7 @@ def plan(
     gpus: int = 1,
     config: str | Path | None = None,
     assumed: Assumed | None = None,
+    pictures: int | None = None,
 ) -> Plan:
     """Memory and time of a recipe, from its settings and the configuration of its model alone.
 
@@ -87,6 +91,7 @@ def plan(
         gpus: how many; each is a process.
         config: the model's ``config.json``, or a directory with one, where ``model.name`` cannot be reached.
         assumed: what no configuration tells.
+        pictures: of a document; one where not given, if the model sees.
 
     Raises:
         RecipeError: the recipe is not valid, or cannot be planned.
@@ -103,7 +108,7 @@ def plan(
     shape = configuration(found, config)
 
     def option(changes: Mapping[str, Any], count: int) -> Option:
-        prediction = predict(read_recipe(found, changes), shape, device, count, assumed)
+        prediction = predict(read_recipe(found, changes), shape, device, count, assumed, pictures)
         return Option(changes, count, prediction, prediction.bytes <= device.memory * GIB)
 
     asked, others, count = option({}, gpus), list[Option](), gpus
@@ -115,7 +120,7 @@ def plan(
                 progress.add(1)
         count *= 2
     others.sort(key=lambda one: (not one.fits, one.cost if one.fits else one.prediction.bytes, len(one.changes)))
-    return Plan(found, device, asked, others, assumed)
+    return Plan(found, device, asked, others, assumed, seen_of(found, shape, pictures))
 
 
 def configuration(recipe: Recipe, config: str | Path | None = None) -> str:
@@ -139,7 +144,7 @@ def configuration(recipe: Recipe, config: str | Path | None = None) -> str:
         raise ArtifactError(
             f"{name}: its configuration cannot be read: {first.rstrip('.')}. Give the model's config.json with --config"
         ) from error
-    if not hasattr(found, "hidden_size"):
+    if not hasattr(found.get_text_config(), "hidden_size"):
         raise RecipeError(f"{name}: found {found.model_type}, whose configuration has no hidden_size; expected a text "
                           "encoder or decoder")  # fmt: skip
     return json.dumps(found.to_dict(), default=str)

@@ -23,6 +23,7 @@ from teva_torch.strategies.zero import settings_of
 from .gpus import Gpu
 from .layout import layout, sizes
 from .phases import phases_of
+from .seeing import kept_between_passes, seen_of, sees, text_part, with_pictures, with_tower
 from .timing import Assumed, seconds_of
 from .tracing import Build, traced
 
@@ -116,7 +117,14 @@ def load_of(recipe: Recipe, processes: int) -> Load:
     return Load(own[0], own[1], batch + documents, recipe.model.query_max_length, recipe.model.document_max_length)
 
 
-def predict(recipe: Recipe, config: str, gpu: Gpu, processes: int, assumed: Assumed | None = None) -> Prediction:
+def predict(
+    recipe: Recipe,
+    config: str,
+    gpu: Gpu,
+    processes: int,
+    assumed: Assumed | None = None,
+    pictures: int | None = None,
+) -> Prediction:
     """Memory and time of a step.
 
     Args:
@@ -125,27 +133,40 @@ def predict(recipe: Recipe, config: str, gpu: Gpu, processes: int, assumed: Assu
         gpu: the device.
         processes: how many of them.
         assumed: shares and constants that no configuration tells.
+        pictures: of a document; one where not given, if the model sees.
 
     Raises:
         RecipeError: settings that the model does not have.
     """
     assumed, options = assumed or Assumed(), torch_section(recipe)
     strategy, load = strategy_of(options, processes), load_of(recipe, processes)
-    build = build_of(recipe, strategy, gpu)
-    size = sizes(config, dataclasses.replace(build, packed=False, gpu=False, attention="sdpa"))
+    build, text = build_of(recipe, strategy, gpu), text_part(config)
+    plainest = dataclasses.replace(build, packed=False, gpu=False, attention="sdpa")
+    size, seen = sizes(text, plainest), seen_of(recipe, config, pictures)
+    if sees(config):
+        trained = options.lora is None and not options.freeze_vision
+        size = with_tower(size, config, plainest, trained=trained if seen is None else seen.trained)
     held = layout(
         strategy, size, processes, half=build.half, optimizer=options.optimizer, zero=_zero(options),
         reshard=options.reshard_after_forward,
     )  # fmt: skip
-    chunks = chunks_of(load, chunk_tokens(recipe, gpu))
-    costs = traced(config, build, [shape for shape, _ in chunks])
+    own_queries, own_documents = dataclasses.replace(load, documents=0), dataclasses.replace(load, queries=0)
+    queries, chunks = (chunks_of(one, chunk_tokens(recipe, gpu)) for one in (own_queries, own_documents))
+    seeing, chunks = len(queries), queries + chunks
+    costs = traced(text, build, [shape for shape, _ in chunks])
+    if seen is not None:
+        of_documents = zip(costs[seeing:], chunks[seeing:], strict=True)
+        costs[seeing:] = [with_pictures(one, config, build, seen, shape[0]) for one, (shape, _) in of_documents]
     passes = [(one, count) for one, (_, count) in zip(costs, chunks, strict=True)]
     cached = options.gradient_cache
     phases = phases_of(
         held, passes, cached=cached, accumulated=recipe.train.accumulate > 1, own=load.queries + load.documents,
-        own_queries=load.queries, everyone=load.all_texts, hidden=int(json.loads(config)["hidden_size"]),
+        own_queries=load.queries, everyone=load.all_texts, hidden=int(json.loads(text)["hidden_size"]),
         device=torch.device("cuda" if gpu.memory else "cpu"),
     )  # fmt: skip
+    if seen is not None:
+        for parts in phases.values():
+            parts["pictures"] = kept_between_passes(config, build, seen, load.documents)
     if gpu.memory:
         fixed = (assumed.context + (assumed.communication if processes > 1 else 0)) * GIB
         for parts in phases.values():

@@ -78,6 +78,11 @@ def _others(found: Plan) -> list[str]:
 def _assumptions(found: Plan) -> list[str]:
     assumed = found.assumed
     lines = ["Assumed: every text as long as the recipe lets it be, every document of a batch another one."]
+    if found.seen is not None:
+        lines.append(
+            f"Each document holds {found.seen.number} picture(s) of {found.seen.tokens:,} tokens, queries none "
+            f"(--pictures); the tower that sees is {'trained' if found.seen.trained else 'frozen'}."
+        )
     if found.gpu.memory:
         lines.append(
             f"Matrix products reach {assumed.matrix:.0%} of the peak, all else {assumed.moving:.0%} of the memory's "

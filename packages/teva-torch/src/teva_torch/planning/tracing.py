@@ -176,7 +176,7 @@ class _Flash(torch.autograd.Function):
         return *(torch.empty_like(one) for one in ctx.saved_tensors[:3]), None
 
 
-_ATTENTION = "teva_planned"  # its name in transformers' registry
+ATTENTION = "teva_planned"  # its name in transformers' registry
 
 
 def _attention(
@@ -192,15 +192,16 @@ def _attention(
     return result.transpose(1, 2).contiguous(), None
 
 
-def _register(live: Live) -> None:
+def register(live: Live) -> None:
+    """Enter a fused kernel's attention in transformers' registries; ``live`` counts what it computes."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(_ATTENTION, functools.partial(_attention, live))
-    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+    AttentionInterface.register(ATTENTION, functools.partial(_attention, live))
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def _as_on_gpu(model: nn.Module, build: Build) -> None:
+def as_on_gpu(model: nn.Module, build: Build) -> None:
     """CUDA's autocast computes this in float32, the CPU's does not."""
     for module in model.modules():
         if build.half and isinstance(module, nn.LayerNorm):
@@ -218,11 +219,11 @@ def make_model(config: Any, build: Build, depth: int | None = None, live: Live |
     """
     from transformers import AutoModel
 
-    _register(live or Live())
+    register(live or Live())
     config = type(config).from_dict({**config.to_dict(), **(_shallow(config, depth) if depth else {})})
     if build.bidirectional is not None:
         config = with_direction(config, bidirectional=build.bidirectional)
-    attention = _ATTENTION if build.gpu and build.attention != "eager" else build.attention
+    attention = ATTENTION if build.gpu and build.attention != "eager" else build.attention
     with torch.device("meta"):
         backbone = AutoModel.from_config(config, attn_implementation=attention, dtype=build.dtype)
     model = Retriever(backbone, mean_pooling, normalize=True, pad_id=0)
@@ -322,7 +323,7 @@ def _trace(config: Any, build: Build, rows: int, length: int, depth: int | None)
     live = Live()
     model = make_model(config, build, depth, live)
     if build.gpu:
-        _as_on_gpu(model, build)
+        as_on_gpu(model, build)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _to_fake(model)
         ids = torch.zeros((rows, length), dtype=torch.int64)
@@ -357,12 +358,12 @@ def _measure(model: Retriever, build: Build, live: Live, ids: Tensor, mask: Tens
         return live.most - held
 
     before = live.mark()
-    with torch.no_grad(), _cast(build):
+    with torch.no_grad(), cast(build):
         encode()
     blind = live.most - before
 
     before, live.flops, live.moved, live.cast = live.mark(), 0, 0, 0
-    with _cast(build):
+    with cast(build):
         vectors = encode()
         flops, moved, shared = live.flops, live.moved, live.cast
         kept, forward = live.now - before - shared, live.most - live.now
@@ -372,13 +373,14 @@ def _measure(model: Retriever, build: Build, live: Live, ids: Tensor, mask: Tens
     del vectors
     backward = fresh
     if sum(one.nbytes for one in model.parameters() if one.requires_grad) > kept / 10:
-        with _cast(build):
+        with cast(build):
             again = encode()
         backward = back(again)
     return Costs(shared, shared_back, kept, forward, backward, fresh, blind, flops, back_flops, moved, back_moved)
 
 
 @contextlib.contextmanager
-def _cast(build: Build) -> Iterator[None]:
+def cast(build: Build) -> Iterator[None]:
+    """Autocast as a pass has it."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=build.half):
         yield
