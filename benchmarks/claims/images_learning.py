@@ -78,7 +78,7 @@ def images_docpages(context: Context) -> Result:
     counts = picture_sets.divide(work / "pages", work / "sets")
     data = work / "sets"
     rows = {"pages, before": _searched(model, data / "test", work / "before", log)}
-    recipe = _recipe(model, [data / "train"], work / "run", 10 if context.quick else 200)
+    recipe = _recipe(model, [data / "train"], work / "run", 10 if context.quick else 60)
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command("teva-torch", "train", work / "recipe.yaml", log=log)
     rows["pages, after"] = _searched(work / "run/artifact", data / "test", work / "after", log)
