@@ -14,7 +14,7 @@ def _work(batches, lengths, pass_tokens):
     return sum(len(batch) * max(1, max(lengths[at] for at in batch)) + pass_tokens for batch in batches)
 
 
-def _least(lengths, max_tokens, pass_tokens):
+def _least(lengths, max_tokens, pass_tokens, max_rows):
     """By trying all cuts of the sorted lengths."""
     order, best = sorted(lengths, reverse=True), float("inf")
     for cuts in itertools.product([False, True], repeat=max(0, len(order) - 1)):
@@ -26,20 +26,25 @@ def _least(lengths, max_tokens, pass_tokens):
             batch.append(length)
         batches.append(batch)
         sizes = [len(one) * max(1, one[0]) for one in batches]
-        if all(size <= max_tokens or len(one) == 1 for size, one in zip(sizes, batches, strict=True)):
+        if (
+            all(size <= max_tokens or len(one) == 1 for size, one in zip(sizes, batches, strict=True))
+            and max(map(len, batches)) <= max_rows
+        ):
             best = min(best, sum(sizes) + pass_tokens * len(batches))
     return best
 
 
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=9), st.integers(1, 200), st.integers(0, 60),
+    st.none() | st.integers(1, 9),
 )  # fmt: skip
-def test_no_cut_costs_less(lengths, max_tokens, pass_tokens):
-    batches = least_work_batches(lengths, max_tokens, pass_tokens)
+def test_no_cut_costs_less(lengths, max_tokens, pass_tokens, max_rows):
+    batches = least_work_batches(lengths, max_tokens, pass_tokens, max_rows)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(1, max(lengths[at] for at in batch)) <= max_tokens
-    assert _work(batches, lengths, pass_tokens) == _least(lengths, max_tokens, pass_tokens)
+        assert len(batch) <= (max_rows or 9)
+    assert _work(batches, lengths, pass_tokens) == _least(lengths, max_tokens, pass_tokens, max_rows or 9)
 
 
 def test_longest_first_and_never_more_work_than_full_batches():

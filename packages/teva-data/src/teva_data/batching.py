@@ -39,7 +39,7 @@ def token_batches(
 
 
 def least_work_batches(
-    lengths: Sequence[int] | NDArray[np.integer], max_tokens: int, pass_tokens: int
+    lengths: Sequence[int] | NDArray[np.integer], max_tokens: int, pass_tokens: int, max_rows: int | None = None
 ) -> list[NDArray[np.int64]]:
     """Split sequences into batches of like length so that padding and passes together cost least; longest first.
 
@@ -51,6 +51,7 @@ def least_work_batches(
         lengths: tokens of each sequence [N].
         max_tokens: bound on rows times longest of a batch; one sequence longer than it is a batch.
         pass_tokens: what a pass costs beside its tokens, in tokens.
+        max_rows: bound on the rows of a batch.
 
     Returns:
         As :func:`token_batches`.
@@ -65,6 +66,7 @@ def least_work_batches(
     begins = np.zeros(count + 1, dtype=np.int64)
     first = 0  # the earliest beginning of a batch that ends here and keeps to the bound
     for end in range(1, count + 1):
+        first = max(first, end - (max_rows or end))
         while first < end - 1 and (end - first) * longest[first] > max_tokens:
             first += 1
         starts = np.arange(first, end)

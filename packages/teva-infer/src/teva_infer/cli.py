@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -364,6 +365,115 @@ def deploy(
     return max(verify(model, engines=("http",), url=url, dtype=dtype, store=False), int(not fits))
 
 
+def serve(
+    *,
+    data: Path,
+    system: tuple[str, ...],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    knob: tuple[str, ...] = (),
+    device: str = "auto",
+    batch: int = 32,
+    wait: float = 0.005,
+    queue: int = 1024,
+) -> None:
+    """Serve search over embeddings or an index: POST /search, GET /health, GET /metrics, and a page for people at /.
+
+    Args:
+        data: the dataset whose documents are shown.
+        system: NAME=MODEL,EMBEDDINGS or NAME=MODEL,EMBEDDINGS,INDEX; several can be compared side by side.
+        host: the address to listen at; 0.0.0.0 for all. There is no login: put a proxy before it that has one.
+        port: the port.
+        knob: of the indexes, such as nprobe=64.
+        device: where queries are encoded.
+        batch: queries answered together at most.
+        wait: seconds that a batch waits for more.
+        queue: queries that may wait; more are answered 503.
+    """
+    from .serving import serve as run_serve
+
+    run_serve(
+        system, data, host=host, port=port, knobs=numbers_of(knob, "--knob"), device=device, batch=batch, wait=wait,
+        queue=queue,
+    )  # fmt: skip
+
+
+def ray_encode(
+    model: str,
+    dataset: Path,
+    /,
+    *,
+    output: Path,
+    workers: int,
+    gpus: float = 0,
+    cpus: float = 1,
+    split: str | None = None,
+    engine: str = "torch",
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    vector_dtype: Literal["float32", "float16", "int8", "binary"] = "float32",
+    dim: int | None = None,
+    shard_size: int = 8192,
+    batch_tokens: int = 16384,
+    batch_rows: int = 1024,
+    overwrite: bool = False,
+) -> None:
+    """Encode by the workers of a Ray cluster (RAY_ADDRESS; of this machine where not set), into the same shards.
+
+    Args:
+        model: a model directory or hub id, as workers find it.
+        dataset: the dataset's directory, as workers find it.
+        output: the directory for the shards; this process alone writes there.
+        workers: how many encode at a time; the shards of one that is lost are made again by others.
+        gpus: of each worker; may be a part of one.
+        cpus: of each worker.
+        split: the split whose queries are encoded; without it, the corpus.
+        engine: the engine that encodes.
+        device: where each worker computes.
+        dtype: what it computes in.
+        vector_dtype: how vectors are stored.
+        dim: numbers kept of each vector (Matryoshka).
+        shard_size: rows of a shard; what a lost worker costs.
+        batch_tokens: tokens of a batch, counted as rows times the longest row.
+        batch_rows: rows of a batch at most.
+        overwrite: remove other embeddings that lie in the output directory.
+    """
+    from .clusters import encode_on_ray
+
+    found = encode_on_ray(
+        model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, split=split, engine=engine, device=device,
+        dtype=dtype, vector_dtype=vector_dtype, dim=dim, shard_size=shard_size, batch_tokens=batch_tokens,
+        batch_rows=batch_rows, overwrite=overwrite,
+    )  # fmt: skip
+    print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
+
+
+def ray_search(
+    *,
+    queries: Path,
+    corpus: Path,
+    output: Path,
+    parts: int,
+    depth: int = 1000,
+    cpus: float = 1,
+    exclude_self: bool = False,
+) -> None:
+    """Search exactly by the workers of a Ray cluster, each a part of the corpus, and write one run file.
+
+    Args:
+        queries: the directory of the queries' embeddings, as workers find it.
+        corpus: the directory of the corpus's embeddings, likewise.
+        output: the run file.
+        parts: how many parts of whole shards; those of a lost worker are searched again by others.
+        depth: documents for each query.
+        cpus: of each task.
+        exclude_self: leave out the document whose id is the query's.
+    """
+    from .clusters import search_on_ray
+
+    print(search_on_ray(queries, corpus, output, parts=parts, depth=depth, cpus=cpus, exclude_self=exclude_self))
+
+
 def import_tevatron(
     files: Annotated[tuple[Path, ...], tyro.conf.Positional],
     /,
@@ -404,7 +514,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "mine": mine,
             "verify": verify,
             "deploy": deploy,
+            "serve": serve,
+            "ray-encode": ray_encode,
+            "ray-search": ray_search,
             "import-tevatron": import_tevatron,
         },
         argv,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ import numpy as np
 
 from teva_data import merging, pictures
 from teva_data.artifact import ROLES, Artifact
-from teva_data.batching import token_batches
+from teva_data.batching import least_work_batches, token_batches
 from teva_data.errors import DataError, EngineMemoryError, TevaError
 from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.pictures import PieceTokens, Placed, Rendered, Tokens
@@ -294,7 +294,10 @@ class Encoder:
         if getattr(self.engine, "schedules", False) and limit == float("inf"):
             # The longest first here too: then the last ones that the engine works on are short.
             return [rows[part] for part in token_batches(lengths[rows], 2**62, batch_rows)]
-        return [rows[part] for part in token_batches(lengths[rows], int(min(batch_tokens, limit)), batch_rows)]
+        bound, pass_tokens = int(min(batch_tokens, limit)), getattr(self.engine, "pass_tokens", None)
+        if pass_tokens is None:
+            return [rows[part] for part in token_batches(lengths[rows], bound, batch_rows)]
+        return [rows[part] for part in least_work_batches(lengths[rows], bound, pass_tokens, batch_rows)]
 
     def _forward(self, batches: Iterable[list[Any]]) -> Iterator[np.ndarray]:
         if hasattr(self.engine, "stream"):

@@ -100,8 +100,6 @@ def encode(
         ArtifactError: the model cannot be read.
         TevaError: the directory holds another job, or another process writes to it.
     """
-    if shard_size < 1:
-        raise TevaError(f"shard_size starts at 1; found {shard_size}")
     # The data first: a bad row is to be told before minutes of loading weights.
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     store = dataset.corpus if split is None else dataset.queries(split)
@@ -117,12 +115,12 @@ def encode(
     made_for = (encoder.artifact.teva.get("pair") or {}).get("role", role)
     if made_for != role:
         logger.warning("encode: %s was trained for a %s, not for a %s", encoder.artifact.name, made_for, role)
-    source = _Source(store, encoder)
+    source = Source(store, encoder)
     info = {
         "model": encoder.artifact.name, "revision": encoder.artifact.revision, "split": split, "device": device,
         "batch_tokens": batch_tokens, "batch_rows": batch_rows, "versions": _versions(),
     }  # fmt: skip
-    shards = [min(shard_size, len(source) - start) for start in range(0, len(source), shard_size)]
+    shards = shard_sizes(len(source), shard_size)
     try:
         with (
             log_to(Path(output) / "encode.log", "teva_infer", "teva_data"),
@@ -138,7 +136,18 @@ def encode(
     return Embeddings.open(output, verify=False)
 
 
-class _Source:
+def shard_sizes(rows: int, size: int) -> list[int]:
+    """The rows of each shard of ``size`` rows, the last one smaller.
+
+    Raises:
+        TevaError: the size is not at least 1.
+    """
+    if size < 1:
+        raise TevaError(f"shard_size starts at 1; found {size}")
+    return [min(size, rows - start) for start in range(0, rows, size)]
+
+
+class Source:
     """The rows of one corpus or split, as ids and token ids."""
 
     def __init__(self, store: CorpusStore | QueryStore, encoder: Encoder) -> None:
@@ -199,7 +208,7 @@ class _Source:
 
 
 def _encode_shards(
-    encoder: Encoder, source: _Source, writer: EmbeddingWriter, shards: Sequence[int], **batch: int
+    encoder: Encoder, source: Source, writer: EmbeddingWriter, shards: Sequence[int], **batch: int
 ) -> None:
     missing = writer.missing()
     starts = [0, *itertools.accumulate(shards)]

@@ -25,7 +25,7 @@ SCORES = 2**22
 """Scores of one product, 16 MiB: corpus rows times queries."""
 
 THREADS = 4
-"""Threads that compare scores with limits, where there are so many processors."""
+"""Threads beside BLAS's own, where there are so many processors."""
 
 Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -62,10 +62,8 @@ class NumpyProduct:
         # Kept from tile to tile: to be given new pages each time costs as much as the comparison.
         self._scores = np.empty((len(queries), 0), dtype=np.float32)
         self._over = np.empty((len(queries), 0), dtype=np.bool_)
-        threads = max(1, min(THREADS, _processors(), len(queries) // 32))
-        self._pool = ThreadPoolExecutor(threads)
-        ends = [len(queries) * each // threads for each in range(threads + 1)]
-        self._parts = list(itertools.pairwise(ends))
+        self._parts = parts(len(queries), least=32)
+        self._pool = ThreadPoolExecutor(len(self._parts))
 
     def above(self, tile: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores above each query's limit."""
@@ -101,6 +99,12 @@ class NumpyProduct:
             self._over = np.empty(self._scores.shape, dtype=np.bool_)
         np.matmul(self._queries, tile.T, out=self._scores)
         return self._scores
+
+
+def parts(count: int, least: int = 1) -> list[tuple[int, int]]:
+    """The beginning and end of each thread's part of ``count`` rows, ``least`` or more in each if there are several."""
+    threads = max(1, min(THREADS, _processors(), count // least))
+    return list(itertools.pairwise(count * each // threads for each in range(threads + 1)))
 
 
 def _processors() -> int:

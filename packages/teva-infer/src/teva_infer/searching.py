@@ -14,7 +14,8 @@ import functools
 import importlib.metadata
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from teva_data.errors import DataError, MissingExtraError, TevaError
 from teva_data.progress import Progress
 from teva_data.runs import Run, RunWriter, iterate_run
 
-from .filtering import Filter, NumpyProduct, Product, tiles
+from .filtering import Filter, NumpyProduct, Product, parts, tiles
 from .topk import MAX_ROWS, TopK
 
 BATCH = 4096
@@ -221,8 +222,16 @@ def exact_scores(left: np.ndarray, corpus: Embeddings, query: np.ndarray, rows: 
         float32 [n].
     """
     scores = np.empty(len(rows), dtype=np.float32)
-    for places, vectors in corpus.take_vectors(rows, EXACT_ROWS):
-        scores[places] = np.einsum("nd,nd->n", left[query[places]], on_grid(vectors))
+    order = np.argsort(rows, kind="stable")  # each thread reads a stretch of the corpus
+
+    def score(part: tuple[int, int]) -> None:
+        own = order[slice(*part)]
+        for places, vectors in corpus.take_vectors(rows[own], EXACT_ROWS):
+            scores[own[places]] = np.einsum("nd,nd->n", left[query[own[places]]], on_grid(vectors))
+
+    stretches = parts(len(rows), least=8 * EXACT_ROWS)
+    with ThreadPoolExecutor(len(stretches)) as pool:
+        list(pool.map(score, stretches))
     return scores
 
 
@@ -287,12 +296,17 @@ def merge_runs(
             if len(names) > 1:
                 raise DataError("these runs are not of the same queries", file=parts[0], found=sorted(map(str, names)),
                                 expected="one query at this place in all", hint="Search each part again with the same queries")  # fmt: skip  # noqa: E501
-            pairs = [pair for line in lines for pair in line.pairs]
-            # Stable, so that of equal scores the earlier part's stand first.
-            pairs.sort(key=lambda pair: -pair[1])
-            run.write(lines[0].query_id, *map(list, zip(*pairs[:depth], strict=True)))
+            pairs = merge_hits([line.pairs for line in lines], depth)
+            run.write(lines[0].query_id, *map(list, zip(*pairs, strict=True)))
             progress.add(1)
     return Path(output)
+
+
+def merge_hits(parts: Iterable[Sequence[tuple[str, float]]], depth: int) -> list[tuple[str, float]]:
+    """The best (docid, score) pairs of a query's hits in all parts, best first; of equal scores the earlier part's."""
+    pairs = [pair for part in parts for pair in part]
+    pairs.sort(key=lambda pair: -pair[1])  # stable
+    return pairs[:depth]
 
 
 def _device_product() -> Callable[..., Product]:

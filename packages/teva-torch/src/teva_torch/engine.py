@@ -13,7 +13,7 @@ from teva_data.artifact import Artifact
 from teva_data.errors import EngineMemoryError, TevaError, nearest
 
 from .device import choose_device
-from .model import Retriever
+from .model import PASS_TOKENS, Retriever
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Vectors = NDArray[np.float32]
@@ -26,6 +26,8 @@ class TorchEngine:
 
     def __init__(self, model: Retriever) -> None:
         self.model = model.eval()
+        # On a CPU a pass costs little beside its tokens, and a large one leaves the caches. On a GPU a batch is filled.
+        self.pass_tokens = PASS_TOKENS if model.device.type == "cpu" else None
 
     @classmethod
     def load(

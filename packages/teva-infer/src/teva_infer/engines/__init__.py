@@ -28,6 +28,8 @@ class Engine(Protocol):
 
     - ``inputs = "texts"``: :meth:`encode` takes rendered texts in place of token ids, since another program tokenises.
     - ``schedules = True``: it makes batches of its own, so it is given many rows at once, whatever their lengths.
+    - ``pass_tokens``: what a pass costs beside its tokens, in tokens (None: nothing is known of it): padding is weighed
+      against it, and batches are smaller than they could be where that is less work.
     - ``stream(batches)``: an iterator over the vectors of an iterable of batches, in order; it may begin a batch before
       it has given the vectors of the one before, so that copies overlap with computing.
     - ``devices()``: a class method with the names of all devices that ``device="all"`` stands for.

@@ -1,0 +1,253 @@
+"""Encoding and searching on a Ray cluster: the same shards and the same runs, made by workers anywhere.
+
+The shards of embeddings are independent of each other, so they are Ray Data's rows: a worker takes the number of a
+shard, reads and encodes its documents, and gives back its vectors; this process writes them. A worker that is lost
+takes no document with it: Ray starts its shard again elsewhere. Every worker must see the dataset and the model under
+the same paths. The parts of a search are Ray's tasks likewise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teva_data.dataset import Dataset
+from teva_data.embeddings import Embeddings, EmbeddingWriter, VectorDtype
+from teva_data.errors import MissingExtraError, TevaError
+from teva_data.logfile import log_to
+from teva_data.pair import ArtifactPair, load_artifact
+from teva_data.progress import Progress
+from teva_data.rendering import Renderer
+from teva_data.runs import Run, RunWriter
+
+from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
+from .encoding import SHARD_SIZE, Source, shard_sizes
+from .searching import merge_hits, search
+
+logger = logging.getLogger(__name__)
+
+
+class _Elsewhere:
+    """The engine of an encoder whose batches are computed by workers."""
+
+    @classmethod
+    def load(cls, *_: Any, **__: Any) -> _Elsewhere:
+        return cls()
+
+    def encode(self, rows: Sequence[Any], /) -> np.ndarray:
+        raise TevaError("this encoder's batches are computed by the workers of a cluster")
+
+
+class _ShardEncoder:
+    """A worker: it has loaded the model, and makes whole shards."""
+
+    def __init__(
+        self, model: str, dataset: str, split: str | None, options: Mapping[str, Any], batch: Mapping[str, Any]
+    ) -> None:
+        role = "document" if split is None else "query"
+        self.encoder = Encoder.load(model, role=role, **options)
+        data = Dataset.open(dataset)
+        self.source = Source(data.corpus if split is None else data.queries(split), self.encoder)
+        self.batch = batch
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """Encode the shards of a batch of rows; strings and bytes, since shards differ in length."""
+        found: dict[str, list[Any]] = {"shard": [], "ids": [], "vectors": []}
+        for shard, start, stop in zip(rows["shard"], rows["start"], rows["stop"], strict=True):
+            ids, texts, token_ids = self.source.rows(int(start), int(stop))
+            vectors = self.encoder.encode_rows(token_ids, texts, **self.batch)
+            found["shard"].append(int(shard))
+            found["ids"].append(json.dumps(ids))
+            found["vectors"].append(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
+        return found
+
+
+def encode_on_ray(
+    model: str | Path,
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    workers: int,
+    gpus: float = 0,
+    cpus: float = 1,
+    split: str | None = None,
+    engine: str = "torch",
+    device: str = "auto",
+    dtype: str = "float32",
+    vector_dtype: VectorDtype = "float32",
+    dim: int | None = None,
+    shard_size: int = SHARD_SIZE,
+    batch_tokens: int = BATCH_TOKENS,
+    batch_rows: int = BATCH_ROWS,
+    overwrite: bool = False,
+) -> Embeddings:
+    """As :func:`teva_infer.encode`, by workers of the Ray cluster that this process belongs to.
+
+    ``ray.init`` (or ``RAY_ADDRESS``) says which cluster; without either, one of this machine is started. The directory
+    is the same job's as that of `encode`: each goes on with what the other has done.
+
+    Args:
+        model: as workers find it.
+        dataset: likewise.
+        output: the directory for the shards; this process alone writes there.
+        workers: how many encode at a time.
+        gpus: of each worker.
+        cpus: of each worker.
+        split: see :func:`teva_infer.encode`, and so on.
+        engine: what workers load.
+        device: where each computes.
+        dtype: what each computes in.
+        vector_dtype: how vectors are stored.
+        dim: numbers kept of each vector.
+        shard_size: rows of a shard: what a lost worker costs.
+        batch_tokens: tokens of a batch.
+        batch_rows: rows of a batch.
+        overwrite: remove embeddings of another job.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        TevaError: see :func:`teva_infer.encode`.
+    """
+    ray = _ray()
+    data = Dataset.open(dataset)
+    role = "document" if split is None else "query"
+    found = load_artifact(model)
+    artifact = found.of(role) if isinstance(found, ArtifactPair) else found
+    # Its weights are loaded by the workers alone.
+    encoder = Encoder(artifact, Renderer.from_artifact(artifact), _Elsewhere(), engine, dtype, dim)
+    source = Source(data.corpus if split is None else data.queries(split), encoder)
+    shards = shard_sizes(len(source), shard_size)
+    options = {"engine": engine, "device": device, "dtype": dtype, "dim": dim}
+    batch = {"batch_tokens": batch_tokens, "batch_rows": batch_rows}
+    with (
+        log_to(Path(output) / "encode.log", "teva_infer", "teva_data"),
+        EmbeddingWriter(
+            output, job=source.job(), shards=shards, dim=encoder.dim, dtype=vector_dtype,
+            info={"model": artifact.name, "split": split, "workers": workers, **batch}, overwrite=overwrite,
+        ) as writer,
+    ):  # fmt: skip
+        made = _shards_from_workers(
+            ray, writer.missing(), shards, workers=workers, gpus=gpus, cpus=cpus,
+            arguments={
+                "model": str(model), "dataset": str(Path(dataset).resolve()), "split": split, "options": options,
+                "batch": batch,
+            },
+        )  # fmt: skip
+        done = len(source) - sum(shards[shard] for shard in writer.missing())
+        with Progress(len(source), "encode", "documents" if split is None else "queries", done=done) as progress:
+            for shard, ids, vectors in made:
+                writer.write(shard, ids, vectors.reshape(len(ids), -1))
+                progress.add(len(ids))
+    return Embeddings.open(output, verify=False)
+
+
+def _shards_from_workers(
+    ray: Any,
+    missing: Sequence[int],
+    shards: Sequence[int],
+    *,
+    workers: int,
+    gpus: float,
+    cpus: float,
+    arguments: Mapping[str, Any],
+) -> Iterator[tuple[int, list[str], np.ndarray]]:
+    """Shards as they are finished, in any order."""
+    if not missing:
+        return
+    starts = np.cumsum([0, *shards]).tolist()
+    rows = [{"shard": shard, "start": starts[shard], "stop": starts[shard + 1]} for shard in missing]
+    # A block for each shard, so that each is a task of its own and is made again by itself.
+    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _ShardEncoder, fn_constructor_kwargs=dict(arguments), batch_size=1, concurrency=min(workers, len(rows)),
+        num_gpus=gpus or None, num_cpus=cpus,
+    )  # fmt: skip
+    with _own_errors():
+        for row in made.iter_rows():
+            yield int(row["shard"]), json.loads(row["ids"]), np.frombuffer(row["vectors"], dtype=np.float32)
+
+
+def search_on_ray(
+    queries: str | Path,
+    corpus: str | Path,
+    output: str | Path | None = None,
+    *,
+    parts: int,
+    depth: int = 1000,
+    cpus: float = 1,
+    exclude_self: bool = False,
+) -> Run | Path:
+    """As :func:`teva_infer.search` with ``exact``, each part of the corpus by a task of the cluster.
+
+    Args:
+        queries: a directory of embeddings that workers find under the same path.
+        corpus: likewise.
+        output: the run file, written by this process; without it the run is returned.
+        parts: how many; each holds whole shards.
+        depth: documents for each query.
+        cpus: of each task.
+        exclude_self: leave out the document whose id is the query's.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        TevaError: see :func:`teva_infer.search`.
+    """
+    ray = _ray()
+    whole = Embeddings.open(corpus, verify=False)
+    shards = len(whole.manifest["job"]["shards"])
+    names = [str(Path(each).resolve()) for each in (queries, corpus)]
+    task = ray.remote(num_cpus=cpus, max_retries=-1)(_search_part)
+    parts = max(1, min(parts, shards))
+    waiting = [task.remote(*names, (number, parts), depth, exclude_self) for number in range(parts)]
+    runs: dict[int, Run] = {}
+    places = {reference: number for number, reference in enumerate(waiting)}
+    with Progress(parts, "search", "parts") as progress:
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            with _own_errors():
+                runs[places[done]] = ray.get(done)
+            progress.add(1)
+    # In the order of the parts: of equal scores the earlier row stands first.
+    merged = {query: merge_hits([runs[number].get(query, []) for number in range(parts)], depth) for query in runs[0]}
+    if output is None:
+        return merged
+    with RunWriter(Path(output)) as run:
+        for query, hits in merged.items():
+            run.write(query, [docid for docid, _ in hits], [score for _, score in hits])
+    return Path(output)
+
+
+def _search_part(queries: str, corpus: str, part: tuple[int, int], depth: int, exclude_self: bool) -> Run:
+    found = search(queries, corpus, depth=depth, part=part, exclude_self=exclude_self)
+    assert not isinstance(found, Path)
+    return found
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """What a worker says of bad data or settings, without Ray's traces around it."""
+    try:
+        yield
+    except Exception as error:
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, TevaError):
+            inner = getattr(inner, "cause", None) or inner.__cause__
+        if inner is None:
+            raise
+        raise TevaError(str(inner)) from error
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError("a cluster of workers", "teva-infer[ray]") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    return ray

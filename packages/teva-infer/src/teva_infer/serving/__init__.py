@@ -1,0 +1,75 @@
+"""`teva-infer serve`: a search service over embeddings or an index, with one page for people.
+
+Vectors of queries are computed here, in batches of whoever asks at the same time. Embeddings for other programs are
+`vllm serve`'s work (`teva-infer deploy`): this serves documents.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from teva_data.errors import MissingExtraError, TevaError
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    systems: Sequence[str],
+    data: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    knobs: dict[str, int] | None = None,
+    device: str = "auto",
+    batch: int = 32,
+    wait: float = 0.005,
+    queue: int = 1024,
+) -> None:
+    """Serve until the process is told to stop (SIGTERM, Ctrl-C); what was asked before is still answered.
+
+    Args:
+        systems: ``NAME=MODEL,EMBEDDINGS`` or ``NAME=MODEL,EMBEDDINGS,INDEX``; the first answers where none is asked
+            for.
+        data: the dataset whose documents are shown.
+        host: the address to listen at.
+        port: the port.
+        knobs: of the indexes.
+        device: where queries are encoded.
+        batch: queries answered together at most.
+        wait: seconds that a batch waits for more.
+        queue: queries that may wait; more are told to come again.
+
+    Raises:
+        TevaError: systems that are not written so, or whose parts do not belong together.
+        DataError: anything damaged or unfinished.
+        MissingExtraError: FastAPI is not installed.
+    """
+    try:
+        import uvicorn
+
+        from .app import make_app
+    except ImportError as error:
+        raise MissingExtraError("the search service", "teva-infer[serve]") from error
+    from .systems import System
+
+    opened: dict[str, System] = {}
+    for word in systems:
+        name, _, rest = word.partition("=")
+        parts = rest.split(",")
+        if not name or "/" in name or name in opened or len(parts) not in (2, 3) or not all(parts):
+            raise TevaError(
+                f"--system: found {word!r}; expected NAME=MODEL,EMBEDDINGS or NAME=MODEL,EMBEDDINGS,INDEX, each name "
+                "once and without a slash"
+            )
+        model, corpus = parts[:2]
+        index = parts[2] if len(parts) == 3 else None
+        own = knobs if index is not None else None
+        opened[name] = System(name, model, data, corpus, index, knobs=own, device=device)
+        logger.info("serve: %s: %s documents", name, f"{len(opened[name].embeddings):,}")
+    if not opened:
+        raise TevaError("serve: no system; name one (--system NAME=MODEL,EMBEDDINGS)")
+    app = make_app(opened, batch=batch, wait=wait, queue=queue, title=Path(data).resolve().name)
+    logger.info("serve: http://%s:%d", host, port)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)

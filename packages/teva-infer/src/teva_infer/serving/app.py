@@ -1,0 +1,226 @@
+"""The service: ``/search``, ``/health``, ``/metrics``, the media of documents, and a page for people."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from teva_data.errors import TevaError
+from teva_data.pieces import Media
+
+from .batching import Batcher, FullError
+from .systems import Hit, System
+
+logger = logging.getLogger(__name__)
+
+MOST_DEPTH = 1000
+MOST_CHARACTERS = 20_000
+MOST_BYTES = 1 << 20  # of a request
+SHOWN = 2000  # characters of a document's text in an answer
+
+
+class SearchRequest(BaseModel):
+    """A question."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str = Field(max_length=MOST_CHARACTERS, description="a text, without the model's prompt")
+    depth: int = Field(10, ge=1, le=MOST_DEPTH, description="documents wanted")
+    system: str | None = Field(None, description="which model answers, as /health lists them; the first if not given")
+
+    @field_validator("query")
+    @classmethod
+    def _something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("an empty query; expected a text")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half a character (a lone surrogate); expected Unicode text") from error
+        return value
+
+
+class MediaLink(BaseModel):
+    """A picture, clip or recording of a document."""
+
+    kind: str
+    url: str
+
+
+class Found(BaseModel):
+    """A document found."""
+
+    docid: str
+    score: float
+    title: str
+    text: str = Field(description=f"the first {SHOWN:,} characters")
+    media: list[MediaLink]
+
+
+class SearchAnswer(BaseModel):
+    """What a system finds."""
+
+    system: str
+    hits: list[Found]
+    seconds: float = Field(description="from the request to the answer, waiting included")
+
+
+class Metrics:
+    """Prometheus's, in a registry of this service's own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "teva_requests", "Requests by path and status", ["path", "status"], registry=self.registry
+        )
+        self.seconds = Histogram("teva_search_seconds", "Time of a search", ["system"], registry=self.registry)
+        self.batch = Histogram(
+            "teva_batch_size", "Queries answered together", ["system"], registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+        )  # fmt: skip
+        self.waiting = Gauge("teva_waiting", "Queries that are not answered yet", ["system"], registry=self.registry)
+
+
+def make_app(
+    systems: Mapping[str, System], *, batch: int = 32, wait: float = 0.005, queue: int = 1024, title: str = "teva"
+) -> FastAPI:
+    """The service's ASGI application.
+
+    Args:
+        systems: by name; the first is the default.
+        batch: queries answered together at most.
+        wait: seconds that a batch waits for more.
+        queue: queries that may wait; more are told to come again (503).
+        title: of the page.
+    """
+    metrics = Metrics()
+    batchers = {
+        name: Batcher(system.search, most=batch, wait=wait, queue=queue, seen=metrics.batch.labels(name).observe)
+        for name, system in systems.items()
+    }
+    for name, batcher in batchers.items():
+        metrics.waiting.labels(name).set_function(batcher.waiting)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        for batcher in batchers.values():
+            batcher.start()
+        yield
+        for batcher in batchers.values():
+            await batcher.stop()
+
+    app = FastAPI(title=title, description="Search by dense vectors.", lifespan=lifespan)
+    app.middleware("http")(_limited(metrics))
+
+    @app.post("/search", responses={404: {}, 413: {}, 503: {}})
+    async def search(request: SearchRequest) -> SearchAnswer:
+        """The documents that fit a question best."""
+        start = time.perf_counter()
+        name = request.system or next(iter(systems))
+        if name not in systems:
+            raise HTTPException(404, f"no system {name!r}; known: {', '.join(systems)}")
+        try:
+            hits = await batchers[name].search(request.query, request.depth)
+        except FullError:
+            raise HTTPException(503, "too many requests wait; try again", {"Retry-After": "1"}) from None
+        except TevaError as error:
+            raise HTTPException(422, str(error)) from error
+        seconds = time.perf_counter() - start
+        metrics.seconds.labels(name).observe(seconds)
+        return SearchAnswer(system=name, hits=[_found(name, hit) for hit in hits], seconds=round(seconds, 6))
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Which systems answer."""
+        return {"status": "ok", "systems": {name: _described(system) for name, system in systems.items()}}
+
+    @app.get("/metrics", response_class=Response)
+    async def measured() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/media/{system}/{row}/{number}", response_class=Response, responses={404: {}})
+    async def media(
+        system: str, row: Annotated[int, Path(ge=0, lt=1 << 62)], number: Annotated[int, Path(ge=0, lt=1 << 31)]
+    ) -> Response:
+        """The bytes of a document's picture, clip or recording."""
+        if system not in systems or row >= len(systems[system].store):
+            raise HTTPException(404, "no such document")
+        pieces = systems[system].store.get([row])[0].media
+        if number >= len(pieces):
+            raise HTTPException(404, f"the document has {len(pieces)} media")
+        data = await anyio.to_thread.run_sync(pieces[number].read)
+        headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+        return Response(data, media_type=_type(pieces[number], data), headers=headers)
+
+    @app.get("/", response_class=HTMLResponse)
+    async def page() -> HTMLResponse:
+        """A page for people."""
+        text = resources.files("teva_infer.serving").joinpath("page.html").read_text(encoding="utf-8")
+        # Nothing from elsewhere, and nothing of a document can run.
+        policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+    return app
+
+
+def _found(system: str, hit: Hit) -> Found:
+    links = [
+        MediaLink(kind=one.kind, url=f"/media/{system}/{hit.row}/{number}")
+        for number, one in enumerate(hit.document.media)
+    ]
+    document = hit.document
+    return Found(
+        docid=hit.docid, score=hit.score, title=document.title, text=document.document_text[:SHOWN], media=links
+    )
+
+
+def _described(system: System) -> dict[str, Any]:
+    return {
+        "documents": len(system.embeddings), "dim": system.embeddings.dim,
+        "search": "exact" if system.index is None else system.index.job["kind"],
+    }  # fmt: skip
+
+
+def _limited(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """Refuse bodies that are too large before they are read, and count what is answered."""
+
+    async def answer(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MOST_BYTES:
+            response: Response = JSONResponse({"detail": f"more than {MOST_BYTES:,} bytes"}, 413)
+        elif "transfer-encoding" in request.headers:
+            response = JSONResponse({"detail": "a body without Content-Length"}, 411)
+        else:
+            response = await follow(request)
+        route = request.scope.get("route")
+        metrics.requests.labels(getattr(route, "path", "other"), str(response.status_code)).inc()
+        return response
+
+    return answer
+
+
+_SIGNATURES = (
+    (0, b"\x89PNG", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF8", "image/gif"),
+    (8, b"WEBP", "image/webp"), (4, b"ftyp", "video/mp4"), (0, b"\x1aE\xdf\xa3", "video/webm"),
+    (8, b"WAVE", "audio/wav"), (0, b"OggS", "audio/ogg"), (0, b"fLaC", "audio/flac"), (0, b"ID3", "audio/mpeg"),
+    (0, b"\xff\xfb", "audio/mpeg"),
+)  # fmt: skip
+
+
+def _type(media: Media, data: bytes) -> str:
+    """By the bytes themselves, so that no file is taken for a page."""
+    for place, signature, kind in _SIGNATURES:
+        if data[place : place + len(signature)] == signature and kind.partition("/")[0] == media.kind:
+            return kind
+    return "application/octet-stream"

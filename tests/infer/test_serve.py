@@ -1,0 +1,250 @@
+"""The search service: over ASGI, and as a process that is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from tests.conftest import WORDS
+
+from teva_data.dataset import Dataset
+from teva_data.errors import TevaError
+from teva_infer import encode, search
+from teva_infer.indexes.building import build_index
+from teva_infer.serving import app as service
+from teva_infer.serving import serve
+from teva_infer.serving.batching import Batcher, FullError
+from teva_infer.serving.systems import System
+
+SCRIPT = "<script>document.title = 'taken'</script>"
+QUESTIONS = [f"how {one} and {two}" for one, two in zip(WORDS, reversed(WORDS), strict=True)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Documents with titles, HTML and a picture; and one that says it has a picture and has a page."""
+    directory = tmp_path_factory.mktemp("served")
+    Image.new("RGB", (40, 30), "red").save(directory / "red.png")
+    (directory / "page.png").write_text(f"<html>{SCRIPT}</html>")
+    rows = [
+        {
+            "docid": f"d{number}",
+            "title": f"the {word}",
+            "text": f"{word} of {WORDS[-number - 1]} in the {WORDS[number]}",
+        }
+        for number, word in enumerate(WORDS)
+    ]
+    rows[3] |= {"text": f"{rows[3]['text']} {SCRIPT}", "image": "red.png"}
+    rows[4] |= {"image": "page.png"}
+    (directory / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "test.jsonl").write_text(
+        "".join(json.dumps({"query_id": f"q{n}", "query": text}) + "\n" for n, text in enumerate(QUESTIONS))
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def parts(data, tiny_model) -> tuple[Path, Path]:
+    """Embeddings and an index of them."""
+    encode(str(tiny_model), data, data.parent / "emb")
+    encode(str(tiny_model), data, data.parent / "queries", split="test")
+    build_index(data.parent / "emb", data.parent / "idx", kind="hnsw")
+    return data.parent / "emb", data.parent / "idx"
+
+
+@pytest.fixture(scope="module")
+def systems(data, tiny_model, parts) -> dict[str, System]:
+    emb, idx = parts
+    return {
+        "exact": System("exact", tiny_model, data, emb),
+        "graph": System("graph", tiny_model, data, emb, idx, {"efSearch": 200}),
+    }
+
+
+@pytest.fixture(scope="module")
+def client(systems):
+    with TestClient(service.make_app(systems)) as found:
+        yield found
+
+
+def asked(client, **request):
+    return client.post("/search", json=request)
+
+
+@pytest.mark.parametrize("system", ["exact", "graph"])
+def test_it_finds_what_search_finds(client, data, parts, system):
+    run = search(data.parent / "queries", parts[0], depth=7)
+    for number, text in enumerate(QUESTIONS):
+        answer = asked(client, query=text, depth=7, system=system).json()
+        found = [(hit["docid"], hit["score"]) for hit in answer["hits"]]
+        assert answer["system"] == system
+        assert [docid for docid, _ in found] == [docid for docid, _ in run[f"q{number}"]]
+        assert [score for _, score in found] == pytest.approx([score for _, score in run[f"q{number}"]], abs=1e-6)
+    corpus = Dataset.open(data).corpus
+    for hit in answer["hits"]:
+        (document,) = corpus.lookup([hit["docid"]])
+        assert (hit["title"], hit["text"]) == (document.title, document.document_text)
+
+
+def test_who_asks_together_is_answered_together(systems):
+    app = service.make_app(systems, batch=8, wait=0.05)
+    with TestClient(app) as client, ThreadPoolExecutor(16) as pool:
+        alone = [asked(client, query=text, depth=3 + n % 4).json()["hits"] for n, text in enumerate(QUESTIONS)]
+        together = list(
+            pool.map(lambda n: asked(client, query=QUESTIONS[n], depth=3 + n % 4).json()["hits"], range(41))
+        )
+        metrics = client.get("/metrics").text
+    for one, other in zip(alone, together, strict=True):
+        assert [hit["docid"] for hit in one] == [hit["docid"] for hit in other]
+        assert [hit["score"] for hit in one] == pytest.approx([hit["score"] for hit in other], abs=1e-6)
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(values['teva_batch_size_sum{system="exact"}']) == 82
+    assert float(values['teva_batch_size_count{system="exact"}']) <= 41 + 21  # at least two at a time, together
+    assert float(values['teva_requests_total{path="/search",status="200"}']) == 82
+    assert float(values['teva_waiting{system="exact"}']) == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "told"),
+    [
+        ({"query": ""}, 422, "empty query"), ({"query": " \n"}, 422, "empty query"), ({}, 422, "required"),
+        ({"query": "a" * 20_001}, 422, "20000"), ({"query": "a", "depth": 0}, 422, "greater"),
+        ({"query": "a", "depth": 1001}, 422, "less"), ({"query": "a", "deep": 3}, 422, "Extra"),
+        ({"query": ["a"]}, 422, "string"), ({"query": "a", "system": "other"}, 404, "known: exact, graph"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_told_why(client, request_, status, told):
+    answer = client.post("/search", json=request_)
+    assert answer.status_code == status
+    assert told in answer.text
+
+
+def test_other_bodies(client):
+    assert client.post("/search", content=b"{").status_code == 422
+    assert client.post("/search", content=b'{"query": "\\ud800"}').status_code == 422
+    assert client.post("/search", content=b" " * (service.MOST_BYTES + 1)).status_code == 413
+    assert client.post("/search", content=iter([b"{}"])).status_code == 411
+    assert client.get("/search").status_code == 405
+    assert asked(client, query="water " * 1666, depth=2).status_code == 200  # 10,000 characters: cut by the model
+
+
+def test_media(client, data):
+    hits = {hit["docid"]: hit for hit in asked(client, query="stone", depth=len(WORDS)).json()["hits"]}
+    assert len(hits) == len(WORDS)
+    (picture,) = hits["d3"]["media"]
+    answer = client.get(picture["url"])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert answer.content == (data / "red.png").read_bytes()
+    (page,) = hits["d4"]["media"]
+    answer = client.get(page["url"])
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    for url in ("/media/exact/3/1", "/media/exact/999/0", "/media/other/3/0", "/media/exact/99999999999999999/0"):
+        assert client.get(url).status_code == 404, url
+    assert client.get("/media/exact/-1/0").status_code == 422
+    assert client.get("/media/exact/..%2f..%2fcorpus.jsonl/0").status_code in (404, 422)
+
+
+def test_the_page_and_health(client, data):
+    page = client.get("/")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "innerHTML" not in page.text
+    health = client.get("/health").json()
+    assert health["systems"]["graph"] == {"documents": len(WORDS), "dim": 32, "search": "hnsw"}
+    assert asked(client, query="stone", depth=41).json()["hits"][0]["text"]
+
+
+def test_too_many_are_told_to_come_again():
+    """A search that waits: what stands in the queue is answered, what is too much is refused."""
+    gate = threading.Event()
+
+    def slow(queries, depth):
+        gate.wait(10)
+        return [[] for _ in queries]
+
+    async def run():
+        batcher = Batcher(slow, most=2, wait=0, queue=3)
+        batcher.start()
+        first = [asyncio.create_task(batcher.search(str(number), 1)) for number in range(2)]
+        await asyncio.sleep(0.2)
+        waiting = [asyncio.create_task(batcher.search(str(number), 1)) for number in range(3)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(FullError):
+            await batcher.search("too much", 1)
+        gate.set()
+        assert await asyncio.gather(*first, *waiting) == [[]] * 5
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
+def test_an_error_reaches_each_who_asked():
+    def broken(queries, depth):
+        raise TevaError("the disk is gone")
+
+    async def run():
+        batcher = Batcher(broken)
+        batcher.start()
+        found = await asyncio.gather(*(batcher.search(str(number), 1) for number in range(3)), return_exceptions=True)
+        assert [str(error) for error in found] == ["the disk is gone"] * 3
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
+def test_what_does_not_belong_together_is_refused(data, tiny_model, parts, tmp_path):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    name = min(weights)
+    save_file({**weights, name: weights[name] + 1}, other / "model.safetensors")
+    with pytest.raises(TevaError, match="Encode the corpus with it"):
+        System("x", other, data, parts[0])
+    for word in ("exact", "=a,b", "a/b=x,y", "a=x", "a=x,,y"):
+        with pytest.raises(TevaError, match="expected NAME=MODEL,EMBEDDINGS"):
+            serve([word], data)
+
+
+def test_a_process_that_is_told_to_stop_answers_first(data, tiny_model, parts):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    words = ["serve", "--data", str(data), "--system", f"one={tiny_model},{parts[0]}", "--port", str(port)]
+    # A batch waits, so that the signal finds requests that are not answered yet.
+    words += ["--wait", "5", "--batch", "100", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "teva_infer.cli", *words], env={**os.environ})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        with ThreadPoolExecutor(5) as pool:
+            answers = [
+                pool.submit(httpx.post, f"{url}/search", json={"query": text}, timeout=30) for text in QUESTIONS[:5]
+            ]
+            while 'teva_waiting{system="one"} 5.0' not in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert [answer.result().status_code for answer in answers] == [200] * 5
+        assert process.wait(30) in (0, -signal.SIGTERM)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{url}/health")
+    finally:
+        process.kill()

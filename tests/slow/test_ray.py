@@ -1,0 +1,103 @@
+"""A real Ray cluster of this machine: the output of one process, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from teva_data.embeddings import Embeddings
+from teva_data.errors import TevaError
+from teva_data.runs import read_run
+from teva_infer import encode, search
+from teva_infer.clusters import encode_on_ray, search_on_ray
+
+ray = pytest.importorskip("ray", reason="needs the group ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model, tiny_data, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("alone")
+    encode(tiny_model, tiny_data, directory / "corpus", shard_size=5, device="cpu")
+    encode(tiny_model, tiny_data, directory / "test", split="test", shard_size=5, device="cpu")
+    return directory
+
+
+def same(one: Path, other: Path) -> None:
+    left, right = (Embeddings.open(each) for each in (one, other))
+    for name in sorted(path.name for path in one.glob("*.arrow")):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert left.manifest["job"] == right.manifest["job"]
+
+
+def workers() -> list[int]:
+    """Processes that encode: Ray writes into their command lines what they are."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"ray::") and b"_ShardEncoder" in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_two_workers_encode_and_search(cluster, alone, tiny_model, tiny_data, tmp_path):
+    encode_on_ray(tiny_model, tiny_data, tmp_path / "corpus", workers=2, shard_size=5, device="cpu")
+    encode_on_ray(tiny_model, tiny_data, tmp_path / "test", workers=2, split="test", shard_size=5, device="cpu")
+    for name in ("corpus", "test"):
+        same(alone / name, tmp_path / name)
+    found = search_on_ray(tmp_path / "test", tmp_path / "corpus", tmp_path / "run.tsv", parts=4, depth=9)
+    search(alone / "test", alone / "corpus", tmp_path / "alone.tsv", depth=9)
+    assert read_run(found) == read_run(tmp_path / "alone.tsv")
+
+
+def test_it_goes_on_where_one_process_stopped(cluster, alone, tiny_model, tiny_data, tmp_path):
+    """And the other way round: the directory is the same job's."""
+    encode_on_ray(tiny_model, tiny_data, tmp_path / "corpus", workers=1, shard_size=5, device="cpu")
+    kept = sorted((tmp_path / "corpus").glob("*.arrow"))
+    kept[2].unlink()
+    before = kept[0].stat().st_mtime_ns
+    encode(tiny_model, tiny_data, tmp_path / "corpus", shard_size=5, device="cpu")
+    assert kept[0].stat().st_mtime_ns == before
+    same(alone / "corpus", tmp_path / "corpus")
+
+
+def test_a_killed_worker_loses_nothing(cluster, alone, tiny_model, tiny_data, tmp_path):
+    """SIGKILL to an actor in the middle: Ray starts it again, and all shards are there."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 400
+        while not killed and time.monotonic() < until:
+            if len(list((tmp_path / "corpus").glob("*.arrow"))) >= 2:
+                killed.extend(workers()[:1])
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    encode_on_ray(tiny_model, tiny_data, tmp_path / "corpus", workers=2, shard_size=5, device="cpu", batch_rows=1)
+    thread.join()
+    assert killed
+    found = Embeddings.open(tmp_path / "corpus")
+    assert found.ids() == Embeddings.open(alone / "corpus").ids()
+    assert abs(found.matrix() - Embeddings.open(alone / "corpus").matrix()).max() < 1e-6
+
+
+def test_a_worker_says_what_is_wrong(cluster, tiny_model, tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"docid": "d1", "text": "water"}\n{"docid": "d2", "text": " "}\n')
+    with pytest.raises(TevaError, match="a document without text"):
+        encode_on_ray(tiny_model, tmp_path, tmp_path / "emb", workers=1, device="cpu")
