@@ -84,7 +84,7 @@ def _saved(output: Path, work: Path) -> dict[str, float]:
     })  # fmt: skip
     artifact = train(recipe).artifact
     trained = Retriever.for_training(Artifact.load(base), recipe, torch.device("cpu"))
-    newest = checkpoint.latest(output / "checkpoints")
+    newest = checkpoint.latest_checkpoint(output / "checkpoints")
     assert newest is not None
     checkpoint.restore_weights(newest, trained, "retriever.")
     renderer = Renderer.from_artifact(artifact)
@@ -113,7 +113,7 @@ def images_decoding(context: Context) -> Result:
     """Pages of docpages as they are, and as JPEGs of 200 dots an inch; steps of a small random Qwen2.5-VL on them."""
     from benchmarks import page_decoding
 
-    pages, steps = (24, 4) if context.quick else (96, 10)
+    pages, steps = (16, 3) if context.quick else (64, 10)
     work = page_decoding.make(context.work, context.data)
     figures: dict[str, Any] = {}
     gains = []
