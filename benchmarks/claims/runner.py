@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +211,22 @@ def _run(one: Claim, options: argparse.Namespace) -> Outcome:
             result = one(Context(options.data, options.quick, work, options.seed))
         if not isinstance(result, Result):
             raise TypeError(f"claim {one.name!r} returned {type(result).__name__}, not a Result")
+        result = replace(
+            result, figures=_without(work, result.figures), details=_without(work, result.details)
+        )
     except (Exception, SystemExit):  # noqa: BLE001 - whatever a claim raises is its outcome; the next claim still runs
         return Outcome(one, FAILED, True, time.monotonic() - start, peer=peer, error=traceback.format_exc())
     verdict = MET if result.passed else MISSED
     return Outcome(one, verdict, not result.passed, time.monotonic() - start, result, peer)
+
+
+def _without(work: Path, value: Any) -> Any:
+    """Figures without the path of the claim's own directory, which is another each time and on each machine."""
+    if isinstance(value, str):
+        return value.replace(f"{work}/", "")
+    if isinstance(value, Mapping):
+        return {key: _without(work, each) for key, each in value.items()}
+    return [_without(work, each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @contextlib.contextmanager
