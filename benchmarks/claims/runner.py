@@ -211,9 +211,7 @@ def _run(one: Claim, options: argparse.Namespace) -> Outcome:
             result = one(Context(options.data, options.quick, work, options.seed))
         if not isinstance(result, Result):
             raise TypeError(f"claim {one.name!r} returned {type(result).__name__}, not a Result")
-        result = replace(
-            result, figures=_without(work, result.figures), details=_without(work, result.details)
-        )
+        result = replace(result, figures=_without(work, result.figures), details=_without(work, result.details))
     except (Exception, SystemExit):  # noqa: BLE001 - whatever a claim raises is its outcome; the next claim still runs
         return Outcome(one, FAILED, True, time.monotonic() - start, peer=peer, error=traceback.format_exc())
     verdict = MET if result.passed else MISSED
