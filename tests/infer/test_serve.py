@@ -160,6 +160,18 @@ def test_media(client, data):
     assert client.get("/media/exact/..%2f..%2fcorpus.jsonl/0").status_code in (404, 422)
 
 
+def test_a_picture_that_is_gone(client, data):
+    hits = {hit["docid"]: hit for hit in asked(client, query="stone", depth=len(WORDS)).json()["hits"]}
+    kept = (data / "page.png").rename(data / "elsewhere.png")
+    try:
+        answer = client.get(hits["d4"]["media"][0]["url"])
+        assert answer.status_code == 404
+        assert "cannot be read" in answer.text
+        assert str(data) not in answer.text
+    finally:
+        kept.rename(data / "page.png")
+
+
 def test_the_page_and_health(client, data):
     page = client.get("/")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -214,7 +226,7 @@ def test_what_does_not_belong_together_is_refused(data, tiny_model, parts, tmp_p
     save_file({**weights, name: weights[name] + 1}, other / "model.safetensors")
     with pytest.raises(TevaError, match="Encode the corpus with it"):
         System("x", other, data, parts[0])
-    for word in ("exact", "=a,b", "a/b=x,y", "a=x", "a=x,,y"):
+    for word in ("exact", "=a,b", "a/b=x,y", "a?b=x,y", "a=x", "a=x,,y"):
         with pytest.raises(TevaError, match="expected NAME=MODEL,EMBEDDINGS"):
             serve([word], data)
 

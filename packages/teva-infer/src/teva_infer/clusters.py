@@ -27,7 +27,7 @@ from teva_data.rendering import Renderer
 from teva_data.runs import Run, RunWriter
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
-from .encoding import SHARD_SIZE, Source, shard_sizes
+from .encoding import SHARD_SIZE, Source, facts, shard_sizes
 from .searching import merge_hits, search
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def encode_on_ray(
         log_to(Path(output) / "encode.log", "teva_infer", "teva_data"),
         EmbeddingWriter(
             output, job=source.job(), shards=shards, dim=encoder.dim, dtype=vector_dtype,
-            info={"model": artifact.name, "split": split, "workers": workers, **batch}, overwrite=overwrite,
+            info=facts(encoder, split=split, device=device, workers=workers, **batch), overwrite=overwrite,
         ) as writer,
     ):  # fmt: skip
         made = _shards_from_workers(
@@ -198,7 +198,9 @@ def search_on_ray(
         TevaError: see :func:`teva_infer.search`.
     """
     ray = _ray()
-    whole = Embeddings.open(corpus, verify=False)
+    # Checksums are compared here once, and not by every task.
+    Embeddings.open(queries)
+    whole = Embeddings.open(corpus)
     shards = len(whole.manifest["job"]["shards"])
     names = [str(Path(each).resolve()) for each in (queries, corpus)]
     task = ray.remote(num_cpus=cpus, max_retries=-1)(_search_part)
@@ -223,7 +225,8 @@ def search_on_ray(
 
 
 def _search_part(queries: str, corpus: str, part: tuple[int, int], depth: int, exclude_self: bool) -> Run:
-    found = search(queries, corpus, depth=depth, part=part, exclude_self=exclude_self)
+    asked, whole = (Embeddings.open(each, verify=False) for each in (queries, corpus))
+    found = search(asked, whole, depth=depth, part=part, exclude_self=exclude_self)
     assert not isinstance(found, Path)
     return found
 

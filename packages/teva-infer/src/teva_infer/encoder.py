@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +28,6 @@ BATCH_TOKENS = 16384
 
 BATCH_ROWS = 1024
 """Rows of one batch at most by default."""
-
-
-_DECODERS = 8  # threads that decode pictures, at most
 
 
 class Encoder:
@@ -398,17 +392,13 @@ def _decoded(inputs: Sequence[Any], batches: Sequence[np.ndarray]) -> Iterator[l
 
     A batch's patches are hundreds of megabytes, so no more than one waits.
     """
-    workers = min(_DECODERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers, thread_name_prefix="teva-decode") as pool:
 
-        def load(number: int) -> list[Any]:
-            rows = [copy.copy(inputs[row]) for row in batches[number]]  # so that pictures go when the batch goes
-            for _ in pool.map(pictures.load, [[row] for row in rows]):
-                pass
-            return rows
+    def load(number: int) -> list[Any]:
+        rows = [copy.copy(inputs[row]) for row in batches[number]]  # so that pictures go when the batch goes
+        pictures.load(rows, pictures.decoders())
+        return rows
 
-        with contextlib.closing(prefetch(load, 0, len(batches), ahead=1)) as loaded:
-            yield from loaded
+    return prefetch(load, 0, len(batches), ahead=1)
 
 
 def _refuse_str(texts: object) -> None:

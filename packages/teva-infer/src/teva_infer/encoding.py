@@ -116,10 +116,7 @@ def encode(
     if made_for != role:
         logger.warning("encode: %s was trained for a %s, not for a %s", encoder.artifact.name, made_for, role)
     source = Source(store, encoder)
-    info = {
-        "model": encoder.artifact.name, "revision": encoder.artifact.revision, "split": split, "device": device,
-        "batch_tokens": batch_tokens, "batch_rows": batch_rows, "versions": _versions(),
-    }  # fmt: skip
+    info = facts(encoder, split=split, device=device, batch_tokens=batch_tokens, batch_rows=batch_rows)
     shards = shard_sizes(len(source), shard_size)
     try:
         with (
@@ -257,6 +254,12 @@ def _loaded(model: str | Path | Encoder, role: str, **options: Any) -> Encoder:
     if given:
         raise TevaError(f"{', '.join(given)}: the encoder is loaded already; give this to Encoder.load")
     return model
+
+
+def facts(encoder: Encoder, **settings: Any) -> dict[str, Any]:
+    """What a manifest says of how it was made, beside the job: the model, settings, versions of libraries."""
+    artifact = encoder.artifact
+    return {"model": artifact.name, "revision": artifact.revision, **settings, "versions": _versions()}
 
 
 def _versions() -> dict[str, str]:

@@ -7,12 +7,14 @@ Vectors of queries are computed here, in batches of whoever asks at the same tim
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from teva_data.errors import MissingExtraError, TevaError
 
 logger = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9._-]+")  # it stands in the addresses of media
 
 
 def serve(
@@ -58,10 +60,10 @@ def serve(
     for word in systems:
         name, _, rest = word.partition("=")
         parts = rest.split(",")
-        if not name or "/" in name or name in opened or len(parts) not in (2, 3) or not all(parts):
+        if not _NAME.fullmatch(name) or name in opened or len(parts) not in (2, 3) or not all(parts):
             raise TevaError(
                 f"--system: found {word!r}; expected NAME=MODEL,EMBEDDINGS or NAME=MODEL,EMBEDDINGS,INDEX, each name "
-                "once and without a slash"
+                "once, of letters, digits, '.', '_' and '-'"
             )
         model, corpus = parts[:2]
         index = parts[2] if len(parts) == 3 else None

@@ -159,7 +159,11 @@ def make_app(
         pieces = systems[system].store.get([row])[0].media
         if number >= len(pieces):
             raise HTTPException(404, f"the document has {len(pieces)} media")
-        data = await anyio.to_thread.run_sync(pieces[number].read)
+        try:
+            data = await anyio.to_thread.run_sync(pieces[number].read)
+        except TevaError as error:
+            logger.warning("serve: %s", error)
+            raise HTTPException(404, f"the {pieces[number].kind} cannot be read; the service's log says why") from error
         headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
         return Response(data, media_type=_type(pieces[number], data), headers=headers)
 
