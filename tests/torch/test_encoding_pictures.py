@@ -108,7 +108,7 @@ def test_pictures_are_decoded_in_other_threads_one_batch_ahead(model, data, monk
     encoder.engine.__class__ = Watching
     documents = [one for one in Dataset.open(data).corpus if one.media]
     encoder.encode_documents(documents, batch_tokens=100)
-    assert names == {"teva-decode"}
+    assert names == {"teva-pictures"}
     sizes = [len(batch) for batch in encoder.engine.batches]
     assert len(sizes) >= 5
     # While a batch is computed, the one after it is decoded, and at most one more has been begun.
