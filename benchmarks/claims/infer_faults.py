@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import Context, Result, claim
@@ -17,33 +19,57 @@ from .infer_encoding import _small_model
 
 @claim(
     "infer", name="killed_at_random", peer=None,
-    target="an encode killed with SIGKILL at ten random moments and started again each time leaves the bytes of one "
-    "that was not, manifest included",
+    target="an encode killed with SIGKILL at ten random moments of its work (not of its start) and started again each "
+    "time leaves the files and the bytes of one that was not, manifest included",
 )  # fmt: skip
 def killed_at_random(context: Context) -> Result:
-    """The moments are drawn over the whole time that an undisturbed run takes, loading included."""
-    words = _prepare(context, 600 if context.quick else 6000)
+    """Each moment is a random time after a further shard is there, of about what a few shards take."""
+    kills = 3 if context.quick else 10
+    words = _prepare(context, 5_000 if context.quick else 12_000, shard_size=100)
     whole, killed = context.work / "whole", context.work / "killed"
-    start = time.monotonic()
-    subprocess.run([*words, str(whole)], check=True, capture_output=True)
-    length = time.monotonic() - start
-    rng, kills, moments = random.Random(context.seed), 0, []
-    for _ in range(3 if context.quick else 10):
-        with subprocess.Popen([*words, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            try:
-                process.wait(rng.uniform(0.3, 1) * length)
-            except subprocess.TimeoutExpired:
+    pace = _undisturbed(words, whole)
+    rng, moments, began = random.Random(context.seed), [], 0
+    for _ in range(kills):
+        before = len(_shards(killed))
+        with subprocess.Popen(
+            [*words, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:  # fmt: skip
+            while process.poll() is None and len(_shards(killed)) <= before:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 5) * pace)
+            if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-                kills += 1
-        moments.append(len(list(killed.glob("shard-*.arrow"))))
+        began += any(killed.glob(".*.tmp"))
+        moments.append(len(_shards(killed)))
     subprocess.run([*words, str(killed)], check=True, capture_output=True)
     digests = [_digests(place) for place in (whole, killed)]
     other = [name for name in {*digests[0], *digests[1]} if digests[0].get(name) != digests[1].get(name)]
+    left = sorted({path.name for path in killed.iterdir()} ^ {path.name for path in whole.iterdir()})
+    shards = len(_shards(whole))
     figures = {
-        "kills": kills, "files": len(digests[0]), "whole shards after each": str(moments),
-        "files with other bytes": len(other),
+        "kills": kills, "whole shards after each": str(moments), "of": shards,
+        "kills that left a file half written": began, "files with other bytes": len(other),
+        "files too many or too few": len(left),
     }  # fmt: skip
-    return Result(figures, not other and kills > 0)
+    within = all(low < high for low, high in itertools.pairwise([0, *moments])) and moments[-1] < shards
+    return Result(figures, within and not other and not left)
+
+
+def _undisturbed(words: Sequence[str], output: Path) -> float:
+    """Encode without a kill; the seconds from one shard to the next."""
+    times: list[float] = []
+    with subprocess.Popen([*words, str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if len(_shards(output)) > len(times):
+                times.append(time.monotonic())
+            time.sleep(0.002)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(words)}: status {process.returncode}")
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def _shards(directory: Path) -> list[Path]:
+    return list(directory.glob("shard-*.arrow"))
 
 
 @claim(
@@ -83,7 +109,7 @@ def full_disk(context: Context) -> Result:
     return Result(figures, passed)
 
 
-def _prepare(context: Context, documents: int) -> list[str]:
+def _prepare(context: Context, documents: int, shard_size: int = 256) -> list[str]:
     """A model of one layer, a corpus, and the command that encodes it, but for the output."""
     model, data = context.work / "model", context.work / "data"
     _small_model(model)
@@ -92,7 +118,7 @@ def _prepare(context: Context, documents: int) -> list[str]:
         for row in range(documents):
             print(json.dumps({"docid": f"d{row}", "text": f"document number {row} " * (row % 9 + 1)}), file=file)
     command = shutil.which("teva-infer") or "teva-infer"
-    return [command, "encode", str(model), str(data), "--device", "cpu", "--shard-size", "256", "--output"]
+    return [command, "encode", str(model), str(data), "--device", "cpu", "--shard-size", str(shard_size), "--output"]
 
 
 def _in_namespace(script: str) -> subprocess.CompletedProcess[str]:

@@ -24,9 +24,9 @@ MISTRAL = {
 }  # fmt: skip
 
 
-def tiny(work: Path, **train: Any) -> Path:
-    """A recipe of a tiny BERT without dropout on tiny data, as a file."""
-    from tests.conftest import make_tiny_bert, make_tiny_data
+def tiny(work: Path, *, wide: bool = False, **train: Any) -> Path:
+    """A recipe of a tiny BERT without dropout on tiny data, as a file; ``wide``: of 256 numbers, and longer texts."""
+    from tests.conftest import WORDS, make_tiny_bert, make_tiny_data, write_jsonl
 
     work.mkdir(parents=True, exist_ok=True)
     model, data = make_tiny_bert(work / "model"), work / "data"
@@ -35,8 +35,16 @@ def tiny(work: Path, **train: Any) -> Path:
     (model / "config.json").write_text(json.dumps(config))
     data.mkdir()
     make_tiny_data(data)
+    if wide:
+        from transformers import BertConfig, BertModel
+
+        sizes = {"hidden_size": 256, "intermediate_size": 1024}
+        BertModel(BertConfig(**{**config, **sizes})).save_pretrained(model)
+        texts = [" ".join(WORDS[(row + word) % len(WORDS)] for word in range(1 + row)) for row in range(60)]
+        rows = [{"docid": f"d{row}", "document_text": text} for row, text in enumerate(texts)]
+        write_jsonl(data / "corpus.jsonl", rows)
     recipe = {
-        "model": {"name": str(model), "query_max_length": 8, "document_max_length": 24},
+        "model": {"name": str(model), "query_max_length": 8, "document_max_length": 60 if wide else 24},
         "data": {"path": str(data), "negatives": 2},
         "loss": {"temperature": 0.05},
         "train": {"output": str(work / "run"), "steps": 12, "batch_size": 16, "learning_rate": 1e-3} | train,
@@ -106,8 +114,12 @@ def jax_memory_flat(context: Context) -> Result:
     "(data 2, fsdp 2, tensor 2); one compilation of each program for each length of texts, one of the loss",
 )  # fmt: skip
 def jax_guards(context: Context) -> Result:
-    """A tiny BERT. The changed dropout key and the adapter that is all zero are in tests/jax."""
-    recipe = tiny(context.work / "tiny")
+    """A BERT of two layers, wide enough that its work is products; texts of all lengths.
+
+    Tensor parallelism splits products and attention's heads; norms and sums beside them are computed by each device.
+    The changed dropout key and the adapter that is all zero are in tests/jax.
+    """
+    recipe = tiny(context.work / "wide", wide=True)
     counted = measure("flops", recipe, devices=8)
     over = {
         f"{part}, {mesh}": counted[f"{part}, {mesh}"] / counted[f"{part}, one"]

@@ -3,18 +3,22 @@ batches after running out of memory."""
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.torch import vision_models
 
 from teva_data.artifact import Artifact, write_layout
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, EngineMemoryError, TevaError
-from teva_data.pictures import PictureReader, Tokens
+from teva_data.pictures import PictureReader, Placed, Tokens
 from teva_data.rendering import Renderer
-from teva_infer import Encoder, encode
+from teva_infer import Encoder, encode, evaluating, search
+from teva_infer.encoding import Source
 from teva_torch.engine import TorchEngine
 
 
@@ -127,6 +131,95 @@ def test_a_broken_picture_is_named(model, tmp_path):
     broken.write_bytes(content[:60] + bytes(len(content) - 60))
     with pytest.raises(DataError, match=r"images/2\.png"):
         encode(_encoder(model), dataset, tmp_path / "out", shard_size=5)
+
+
+@pytest.fixture(scope="module")
+def damaged(model, tmp_path_factory):
+    """24 documents, the pictures of d2 cut short, of d5 cut within its head, of d8 gone, of d11 empty."""
+    place = vision_models.make_data(tmp_path_factory.mktemp("damaged") / "data", pictures=24)
+    Image.effect_noise((60, 40), 80).save(place / "whole.jpg")
+    content = (place / "whole.jpg").read_bytes()
+    (place / "images/2.png").write_bytes(content[:-100])  # its size can still be read
+    (place / "images/5.png").write_bytes(content[:12])
+    (place / "images/8.png").unlink()
+    (place / "images/11.png").write_bytes(b"")
+    return place
+
+
+def test_those_that_cannot_be_read_are_left_out_and_named(model, damaged, tmp_path, caplog):
+    rows = list(Dataset.open(damaged, lenient=True).corpus)
+    bad = {one.docid for one in rows for media in one.media if int(Path(media.path).stem) in (2, 5, 8, 11)}
+    good = [one for one in rows if one.docid not in bad]
+    assert 4 <= len(bad) < len(rows)
+    found = encode(_encoder(model), damaged, tmp_path / "out", shard_size=5, batch_tokens=100, bad_media="skip")
+    assert found.ids() == [one.docid for one in good]
+    assert set(found.left_out) == bad
+    assert all(str(damaged / "images") in why for why in found.left_out.values())
+    assert f"{len(bad)} of {len(rows)} are left out" in caplog.text
+    np.testing.assert_allclose(found.matrix(), _encoder(model).encode_documents(good), atol=1e-5)
+    assert len(found) == found.manifest["count"] == len(good)
+    _, vectors = next(found.take_vectors(np.array([len(good) - 1]), 1))
+    np.testing.assert_array_equal(vectors[0], found.matrix()[-1])
+
+
+def test_what_ended_with_an_error_goes_on_without_them(model, damaged, tmp_path):
+    dataset, out = Dataset.open(damaged, lenient=True), tmp_path / "out"
+    with pytest.raises(DataError, match=r"images/\d+\.png"):
+        encode(_encoder(model), dataset, out, shard_size=2, batch_tokens=100)
+    kept = {path: path.read_bytes() for path in out.glob("shard-*.arrow")}
+    assert kept
+    with pytest.raises(KeyboardInterrupt):
+        encode(_encoder(model, left=9), dataset, out, shard_size=2, batch_tokens=100, bad_media="skip")
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    # One that was renamed and not entered: what it left out stands in it too.
+    manifest = json.loads((out / "manifest.json").read_text())
+    known = next(entry for entry in manifest["shards"] if entry.get("left_out"))
+    manifest["shards"].remove(known)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    found = encode(_encoder(model), dataset, out, shard_size=2, batch_tokens=100, bad_media="skip")
+    whole = encode(_encoder(model), damaged, tmp_path / "whole", shard_size=2, batch_tokens=100, bad_media="skip")
+    assert known in found.manifest["shards"]
+    assert (out / "manifest.json").read_bytes() == (tmp_path / "whole/manifest.json").read_bytes()
+    np.testing.assert_array_equal(found.matrix(), whole.matrix())
+
+
+def test_a_shard_with_nothing_left(model, damaged, tmp_path):
+    """Search takes it, and other dtypes too."""
+    out, queries = tmp_path / "out", tmp_path / "queries"
+    dataset = Dataset.open(damaged, lenient=True)
+    found = encode(_encoder(model), dataset, out, shard_size=1, vector_dtype="int8", bad_media="skip")
+    assert not all(entry["rows"] for entry in found.manifest["shards"])
+    encode(_encoder(model), dataset, queries, split="train", bad_media="skip")
+    run = search(queries, out, depth=100)
+    assert all({docid for docid, _ in hits} == set(found.ids()) for hits in run.values())
+    (cut,) = (each for each in [evaluating.cut(found, 16, tmp_path)])
+    assert cut.ids() == found.ids()
+
+
+@pytest.mark.parametrize("reads", ["tokens", "texts"])
+def test_left_out_before_an_engine_that_decodes_by_itself(model, damaged, reads):
+    """Such an engine (vLLM) is given what can be decoded, and any text for the others."""
+    given = []
+
+    class Placing(LimitedEngine):
+        pictures, inputs = "placed", reads
+
+        def encode(self, rows, /):
+            given.extend(rows)
+            return np.ones((len(rows), 32), np.float32)
+
+    encoder = _encoder(model)
+    encoder.engine.__class__ = Placing
+    source = Source(Dataset.open(damaged, lenient=True).corpus, encoder)
+    bad: dict = {}
+    _, texts, ids = source.rows(0, 12, bad)
+    assert set(bad) == {5, 8, 11}  # their heads cannot be read
+    encoder.encode_rows(ids, texts, bad=bad)
+    assert set(bad) == {2, 5, 8, 11}
+    placed = [one for one in given if isinstance(one, Placed)]
+    assert len(placed) == 4  # of the eight rows with pictures
+    for one in placed:
+        one.images()
 
 
 def test_an_engine_without_pictures_is_told(model, data):

@@ -9,7 +9,8 @@ killed at any moment; `Embeddings` reads it, memory-mapped::
       shard-00001-of-00002.arrow
 
 The schema metadata of every shard names its job and holds a digest of its contents, so a shard that a killed writer
-had renamed but not yet entered into the manifest is recognised and kept.
+had renamed but not yet entered into the manifest is recognised and kept. Rows that could not be encoded, and were to be
+left out, are named there and in the manifest, with why.
 
 Of ``int8`` a column ``scale`` (float32) holds what each row's numbers are multiplied by: the largest of a row is 127.
 Of ``binary`` the bits say which numbers are above 0, eight to a uint8; a row is read as +1 and -1 over sqrt(dim), so
@@ -105,13 +106,16 @@ class EmbeddingWriter:
         """The shards that are still to be written, in ascending order."""
         return [shard for shard in range(len(self._rows)) if shard not in self._done]
 
-    def write(self, shard: int, ids: Sequence[str], vectors: np.ndarray) -> None:
+    def write(
+        self, shard: int, ids: Sequence[str], vectors: np.ndarray, left_out: Mapping[str, str] | None = None
+    ) -> None:
         """Write one whole shard and enter it into the manifest.
 
         Args:
             shard: its number, from 0.
             ids: the rows' ids.
             vectors: float32 (or the stored dtype, of float16) [rows, dim].
+            left_out: of the shard's rows those that it does not hold: their ids, and why.
 
         Raises:
             DataError: a wrong shape or dtype; a vector with NaN or infinity, or of zeros alone (its id is named).
@@ -119,18 +123,22 @@ class EmbeddingWriter:
         """
         if self._lock.closed:
             raise TevaError(f"{self.directory}: the writer is closed")
-        path = self._path(shard)
-        vectors = self._checked(path, self._rows[shard], ids, vectors)
+        path, left_out = self._path(shard), dict(left_out or {})
+        vectors = self._checked(path, self._rows[shard] - len(left_out), ids, vectors)
         try:
             with atomic_file(path) as file:
-                _write_shard(file, ids, *_stored(vectors, self._dtype), DTYPES[self._dtype], self.fingerprint)
+                _write_shard(file, ids, *_stored(vectors, self._dtype), DTYPES[self._dtype], self.fingerprint, left_out)
         except OSError as error:
             # A full disk does not say which file it had no room for.
             if error.filename is None and error.errno is not None:
                 raise OSError(error.errno, error.strerror, str(path)) from error
             raise
-        self._done[shard] = self._entry(path, self._rows[shard])
+        self._done[shard] = self._entry(path, len(ids), left_out)
         self._write_manifest()
+
+    def left_out(self) -> dict[str, str]:
+        """The ids of the rows that the shards written so far do not hold, and why."""
+        return {name: why for entry in self._done.values() for name, why in entry.get("left_out", {}).items()}
 
     def close(self) -> None:
         """Give the directory free for other writers."""
@@ -190,17 +198,18 @@ class EmbeddingWriter:
             if not path.exists():
                 if known is not None:
                     logger.warning("%s: gone since it was written; it is made again", path)
-            elif known is not None and self._entry(path, rows) == known:
+            elif known is not None and self._entry(path, known["rows"], known.get("left_out", {})) == known:
                 self._done[shard] = known
-            elif known is None and _whole(path, self.fingerprint, rows, self._dim):
+            elif known is None and (left_out := _whole(path, self.fingerprint, rows, self._dim)) is not None:
                 logger.info("%s: whole, and kept from an earlier start", path)
-                self._done[shard] = self._entry(path, rows)
+                self._done[shard] = self._entry(path, rows - len(left_out), left_out)
             else:
                 logger.warning("%s: damaged; it is made again", path)
 
     @staticmethod
-    def _entry(path: Path, rows: int) -> dict[str, Any]:
-        return {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "checksum": checksum(path)}
+    def _entry(path: Path, rows: int, left_out: Mapping[str, str]) -> dict[str, Any]:
+        entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "checksum": checksum(path)}
+        return {**entry, "left_out": dict(left_out)} if left_out else entry
 
     def _write_manifest(self) -> None:
         write_json(
@@ -210,7 +219,7 @@ class EmbeddingWriter:
                 "fingerprint": self.fingerprint,
                 "job": self._job,
                 "info": self._info,
-                "count": sum(self._rows),
+                "count": sum(self._rows) - len(self.left_out()),
                 "shards": [self._done[shard] for shard in sorted(self._done)],
             },
         )
@@ -254,6 +263,7 @@ class Embeddings:
         dtype: "float32", "float16", "int8" or "binary", as stored.
         normalized: whether the model says that its vectors have length 1.
         role: "query" or "document".
+        left_out: the ids of rows that could not be encoded and were to be left out, and why.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
@@ -261,9 +271,10 @@ class Embeddings:
         job = manifest["job"]
         self.dim, self.dtype = int(job["dim"]), str(job["dtype"])
         self.normalized, self.role = bool(job.get("normalized", False)), str(job.get("role", ""))
-        rows = job["shards"]
-        self._files = [directory / shard_name(shard, len(rows)) for shard in range(len(rows))]
-        self._starts = np.cumsum([0, *rows])
+        entries = sorted(manifest["shards"], key=lambda entry: str(entry["file"]))
+        self.left_out = {name: why for entry in entries for name, why in entry.get("left_out", {}).items()}
+        self._files = [directory / entry["file"] for entry in entries]
+        self._starts = np.cumsum([0, *(entry["rows"] for entry in entries)])
 
     @classmethod
     def open(cls, directory: str | Path, verify: bool = True) -> Embeddings:
@@ -400,7 +411,13 @@ def _stored(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | N
 
 
 def _write_shard(
-    file: IO[bytes], ids: Sequence[str], vectors: np.ndarray, scale: np.ndarray | None, dtype: Any, job: str
+    file: IO[bytes],
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    scale: np.ndarray | None,
+    dtype: Any,
+    job: str,
+    left_out: Mapping[str, str],
 ) -> None:
     width = vectors.shape[1]
     columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)]
@@ -409,7 +426,10 @@ def _write_shard(
         columns.append(pa.array(scale))
         fields.append(pa.field("scale", pa.float32(), False))
     digest = _digest(ids, vectors, scale)
-    schema = pa.schema(fields, metadata={"teva.schema": VERSION, "teva.job": job, "teva.digest": digest})
+    metadata = {"teva.schema": VERSION, "teva.job": job, "teva.digest": digest}
+    if left_out:
+        metadata["teva.left_out"] = json.dumps(left_out)
+    schema = pa.schema(fields, metadata=metadata)
     with pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
 
@@ -439,17 +459,20 @@ def _metadata(path: Path) -> dict[str, str] | None:
     return {key.decode().removeprefix("teva."): value.decode() for key, value in metadata.items()}
 
 
-def _whole(path: Path, job: str, rows: int, dim: int) -> bool:
+def _whole(path: Path, job: str, rows: int, dim: int) -> dict[str, str] | None:
+    """What a whole shard of a job has left out; None of any other file."""
     metadata = _metadata(path)
     if metadata is None or metadata.get("job") != job:
-        return False
+        return None
     try:
+        left_out: dict[str, str] = json.loads(metadata.get("left_out", "{}"))
         with pa.memory_map(str(path)) as file:
             batch = pa.ipc.open_file(file).get_batch(0)
             ids = batch.column("id").to_pylist()
-            return len(ids) == rows and metadata.get("digest") == _digest(ids, *_raw(batch, dim))
+            whole = len(ids) + len(left_out) == rows and metadata.get("digest") == _digest(ids, *_raw(batch, dim))
+            return left_out if whole else None
     except (pa.ArrowException, OSError, ValueError):  # ValueError: ids that are no longer UTF-8
-        return False
+        return None
 
 
 def _verify(path: Path, entry: Mapping[str, Any], contents: bool) -> None:

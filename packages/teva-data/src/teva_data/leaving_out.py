@@ -47,7 +47,7 @@ def read_inputs(
         MediaError: a picture cannot be read, and ``bad`` is not given.
         DataError: the pictures of a text are more tokens than it may have.
     """
-    ids = _tokenized(renderer, texts, max_length, bad)
+    ids = tokenized(renderer, texts, max_length, bad)
     if bad is None:
         if keep:
             pictures.load(ids, workers)
@@ -65,9 +65,10 @@ def read_inputs(
     return ids
 
 
-def _tokenized(
+def tokenized(
     renderer: Renderer, texts: Sequence[str], max_length: int | None, bad: dict[int, MediaError] | None
 ) -> list[list[int]]:
+    """Token ids of rendered texts, pictures not decoded; arguments and errors are those of :func:`read_inputs`."""
     try:
         return renderer.tokenize(texts, max_length)
     except MediaError:

@@ -36,6 +36,7 @@ def encode(
     token: str | None = None,
     offline: bool = False,
     engine_option: tuple[str, ...] = (),
+    bad_media: Literal["error", "skip"] = "error",
     overwrite: bool = False,
 ) -> None:
     """Encode a dataset's corpus, or the queries of a split, into shards. A killed run goes on when started again.
@@ -60,6 +61,8 @@ def encode(
         token: the hub's access token; HF_TOKEN and the one that is logged in are found without it.
         offline: use only what the hub's cache holds.
         engine_option: the engine's own, such as url=http://localhost:8000 (http) or python=/venv/bin/python (vllm).
+        bad_media: a document whose picture cannot be read: error ends the work; skip leaves it out of the embeddings
+            and names it in the log and the manifest. A work that ended with an error goes on with skip.
         overwrite: remove other embeddings that lie in the output directory.
     """
     from .encoding import encode as run_encode
@@ -68,9 +71,11 @@ def encode(
         model, dataset, output, split=split, engine=engine, device=device, dtype=dtype, vector_dtype=vector_dtype,
         shard_size=shard_size, batch_tokens=batch_tokens, batch_rows=batch_rows, query_prompt=query_prompt,
         document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
-        dim=dim, engine_options=options_of(engine_option), overwrite=overwrite,
+        dim=dim, engine_options=options_of(engine_option), bad_media=bad_media, overwrite=overwrite,
     )  # fmt: skip
     print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
+    if found.left_out:
+        print(f"{len(found.left_out):,} left out, named in {output / 'manifest.json'}")
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:

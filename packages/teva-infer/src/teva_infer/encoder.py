@@ -13,9 +13,10 @@ import numpy as np
 from teva_data import merging, pictures
 from teva_data.artifact import ROLES, Artifact
 from teva_data.batching import least_work_batches, token_batches
-from teva_data.errors import DataError, EngineMemoryError, TevaError
+from teva_data.errors import DataError, EngineMemoryError, MediaError, TevaError
 from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.pictures import PieceTokens, Placed, Rendered, Tokens
+from teva_data.pieces import Media
 from teva_data.prefetch import prefetch
 from teva_data.rendering import Renderer
 
@@ -28,6 +29,9 @@ BATCH_TOKENS = 16384
 
 BATCH_ROWS = 1024
 """Rows of one batch at most by default."""
+
+STAND_IN = "."
+"""What is encoded where a row is to be left out: an engine must be given something."""
 
 
 class Encoder:
@@ -198,6 +202,7 @@ class Encoder:
         batch_tokens: int = BATCH_TOKENS,
         batch_rows: int = BATCH_ROWS,
         on_batch: Callable[[int, int], None] | None = None,
+        bad: dict[int, MediaError] | None = None,
     ) -> np.ndarray:
         """Encode rows in batches of similar length. A batch that does not fit in memory is tried in smaller ones.
 
@@ -209,12 +214,15 @@ class Encoder:
             batch_tokens: tokens of a batch, counted as rows times the longest row.
             batch_rows: rows of a batch at most.
             on_batch: called after each batch with its rows and its tokens (padding not counted).
+            bad: gets the positions of rows with a picture that cannot be read, and why; their vectors mean nothing.
+                Where not given, the first of them is an error.
 
         Returns:
             float32 [N, dim], in the order given.
 
         Raises:
             DataError: a row without a token.
+            MediaError: a picture cannot be read, and ``bad`` is not given.
             TevaError: the engine gave another shape or dtype, or needs texts and there are none.
             EngineMemoryError: one row alone does not fit.
         """
@@ -223,7 +231,13 @@ class Encoder:
         if any(isinstance(row, PieceTokens) for row in token_ids):
             parts, owners = merging.spread(token_ids)
             own = None if texts is None else merging.spread(texts)[0]
-            found = self.encode_rows(parts, own, batch_tokens=batch_tokens, batch_rows=batch_rows, on_batch=on_batch)
+            failed: dict[int, MediaError] | None = None if bad is None else {}
+            found = self.encode_rows(
+                parts, own, batch_tokens=batch_tokens, batch_rows=batch_rows, on_batch=on_batch, bad=failed
+            )
+            for at, error in sorted((failed or {}).items()):
+                assert bad is not None
+                bad.setdefault(int(owners[at]), error)
             return merging.mean(found, owners, normalize=self.artifact.normalize)
         lengths = np.array([len(row) for row in token_ids], dtype=np.int64)
         if len(lengths) and not lengths.all():
@@ -241,7 +255,7 @@ class Encoder:
             batches = self._batches(lengths, rows, batch_tokens, batch_rows)
             done = 0
             try:
-                for found in self._forward(self._loaded(inputs, batches)):
+                for found in self._forward(self._loaded(inputs, batches, bad)):
                     vectors[batches[done]] = self._cut(self._checked(found, len(batches[done])))
                     if on_batch is not None:
                         on_batch(len(batches[done]), int(lengths[batches[done]].sum()))
@@ -251,7 +265,9 @@ class Encoder:
             rows = np.concatenate([np.empty(0, np.int64), *batches[done:]])
         return vectors
 
-    def _loaded(self, inputs: Sequence[Any], batches: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+    def _loaded(
+        self, inputs: Sequence[Any], batches: Sequence[np.ndarray], bad: dict[int, MediaError] | None
+    ) -> Iterator[list[Any]]:
         """Batches in order; pictures are decoded in threads while the batch before is computed."""
         if not any(isinstance(each, Tokens | Rendered) for each in inputs):
             return ([inputs[row] for row in batch] for batch in batches)
@@ -267,15 +283,22 @@ class Encoder:
                 raise TevaError(
                     f"the engine {self.engine_name!r} takes no pictures of a model with two towers. Use --engine torch"
                 )
-            return ([self._placed(inputs[row]) for row in batch] for batch in batches)
-        return _decoded(inputs, batches)
+            return ([self._placed(inputs, int(row), bad) for row in batch] for batch in batches)
+        return _decoded(inputs, batches, bad)
 
-    def _placed(self, item: Any) -> Any:
+    def _placed(self, inputs: Sequence[Any], row: int, bad: dict[int, MediaError] | None) -> Any:
         """An input for an engine that cuts pictures into patches by itself."""
-        reader = self.renderer.pictures
+        item, reader = inputs[row], self.renderer.pictures
         if reader is None or not isinstance(item, Tokens | Rendered):
             return item
-        return Placed.of(item, reader, self.renderer.tokenizer.convert_tokens_to_ids(reader.pad))
+        placed = Placed.of(item, reader, self.renderer.tokenizer.convert_tokens_to_ids(reader.pad))
+        if bad is not None:
+            try:
+                placed.images()  # once more than the engine does: it knows no other way out than to end
+            except MediaError as error:
+                bad[row] = error
+                return STAND_IN if isinstance(item, Rendered) else self.renderer.tokenize([STAND_IN])[0]
+        return placed
 
     def close(self) -> None:
         """Let go of what the engine holds: its processes, its threads."""
@@ -387,7 +410,9 @@ class EncoderPair(Encoder):
         self.document.close()
 
 
-def _decoded(inputs: Sequence[Any], batches: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+def _decoded(
+    inputs: Sequence[Any], batches: Sequence[np.ndarray], bad: dict[int, MediaError] | None
+) -> Iterator[list[Any]]:
     """Batches in order, their pictures decoded: of one batch by several threads, while the one before is computed.
 
     A batch's patches are hundreds of megabytes, so no more than one waits.
@@ -395,7 +420,13 @@ def _decoded(inputs: Sequence[Any], batches: Sequence[np.ndarray]) -> Iterator[l
 
     def load(number: int) -> list[Any]:
         rows = [copy.copy(inputs[row]) for row in batches[number]]  # so that pictures go when the batch goes
-        pictures.load(rows, pictures.decoders())
+        failed: dict[Media, MediaError] = {}
+        pictures.load(rows, pictures.decoders(), None if bad is None else failed)
+        if failed and bad is not None:
+            for place, row in enumerate(batches[number].tolist()):
+                errors = [failed[media] for media in pictures.media_of(rows[place]) if media in failed]
+                if errors:
+                    bad[row], rows[place] = errors[0], [0]  # any token at all: its vector is not kept
         return rows
 
     return prefetch(load, 0, len(batches), ahead=1)

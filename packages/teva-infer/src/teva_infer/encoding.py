@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from teva_data.dataset import Dataset
-from teva_data.embeddings import Embeddings, EmbeddingWriter, VectorDtype
-from teva_data.errors import DataError, TevaError
+from teva_data.embeddings import MANIFEST, Embeddings, EmbeddingWriter, VectorDtype
+from teva_data.errors import DataError, MediaError, TevaError
+from teva_data.leaving_out import tokenized
 from teva_data.logfile import log_to
 from teva_data.pieces import Media
 from teva_data.prefetch import prefetch
@@ -30,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 8192
 """Rows of one shard by default: 24 MiB at 768 float32 numbers; what a kill can cost."""
+
+BadMedia = Literal["error", "skip"]
+
+# Of a shard: its number, its bad rows where they are to be left out, its ids, texts and token ids.
+_Read = tuple[int, dict[int, MediaError] | None, list[str], list[str], list[list[int]]]
 
 AHEAD = 2  # shards that are read and tokenised while another is encoded
 
@@ -57,6 +63,7 @@ def encode(
     token: str | None = None,
     offline: bool = False,
     engine_options: Mapping[str, Any] | None = None,
+    bad_media: BadMedia = "error",
     overwrite: bool = False,
 ) -> Embeddings:
     """Encode a dataset's corpus, or the queries of one of its splits, into a directory of shards.
@@ -90,6 +97,10 @@ def encode(
         token: the hub's access token; the one that is logged in where not given.
         offline: use only what the hub's cache holds.
         engine_options: the engine's own.
+        bad_media: what becomes of a document (or query) with a picture that cannot be read: "error" ends the work,
+            "skip" leaves it out of the embeddings, and names it in the log and the manifest. It is no part of what
+            identifies the job: one that ended with an error goes on with "skip". Of an open dataset, it must have been
+            opened with ``lenient`` for files that are not there.
         overwrite: remove embeddings of another job that lie in the directory.
 
     Returns:
@@ -101,7 +112,8 @@ def encode(
         TevaError: the directory holds another job, or another process writes to it.
     """
     # The data first: a bad row is to be told before minutes of loading weights.
-    dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    skip = bad_media == "skip"
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset, lenient=skip)
     store = dataset.corpus if split is None else dataset.queries(split)
     role = "document" if split is None else "query"
     encoder = _loaded(
@@ -126,7 +138,12 @@ def encode(
                 overwrite=overwrite,
             ) as writer,
         ):  # fmt: skip
-            _encode_shards(encoder, source, writer, shards, batch_tokens=batch_tokens, batch_rows=batch_rows)
+            _encode_shards(encoder, source, writer, shards, skip, batch_tokens=batch_tokens, batch_rows=batch_rows)
+            if left_out := writer.left_out():
+                logger.warning(
+                    "encode: %d of %d are left out for a picture that cannot be read; %s names them",
+                    len(left_out), len(source), Path(output) / MANIFEST,
+                )  # fmt: skip
     finally:
         if not isinstance(model, Encoder):
             encoder.close()
@@ -169,8 +186,17 @@ class Source:
             "compute_dtype": self._encoder.dtype,
         }
 
-    def rows(self, start: int, stop: int) -> tuple[list[str], list[str], list[list[int]]]:
-        """The ids, rendered texts and token ids of rows ``start`` to ``stop``."""
+    def rows(
+        self, start: int, stop: int, bad: dict[int, MediaError] | None = None
+    ) -> tuple[list[str], list[str], list[list[int]]]:
+        """The ids, rendered texts and token ids of rows ``start`` to ``stop``.
+
+        Args:
+            start: the first row.
+            stop: the row after the last.
+            bad: gets the positions, from 0, of rows with a picture whose file cannot be read, and why; they are a token
+                of no meaning. Where not given, the first of them is an error.
+        """
         renderer = self._encoder.renderer
         if isinstance(self._store, CorpusStore):
             documents = self._store.documents(start, stop)
@@ -182,7 +208,7 @@ class Source:
             self._refuse_unreadable(start, [(each.query_text, each.media) for each in queries])
             ids = [query.query_id for query in queries]
             texts = [renderer.query(query.query_text, query.prompt, query.pieces) for query in queries]
-        token_ids = renderer.tokenize(texts)
+        token_ids = tokenized(renderer, texts, None, bad)
         for row, tokens in enumerate(token_ids):
             if not tokens:
                 file, line = self._store.address(start + row)
@@ -205,7 +231,7 @@ class Source:
 
 
 def _encode_shards(
-    encoder: Encoder, source: Source, writer: EmbeddingWriter, shards: Sequence[int], **batch: int
+    encoder: Encoder, source: Source, writer: EmbeddingWriter, shards: Sequence[int], skip: bool, **batch: int
 ) -> None:
     missing = writer.missing()
     starts = [0, *itertools.accumulate(shards)]
@@ -225,25 +251,47 @@ def _encode_shards(
                 tokens += seen
                 progress.add(rows, f"{tokens / (time.monotonic() - begin):,.0f} tokens/s")
 
-        def read(number: int) -> tuple[int, tuple[list[str], list[str], list[list[int]]]]:
-            shard = missing[number]
-            return shard, source.rows(starts[shard], starts[shard + 1])
+        def read(number: int) -> _Read:
+            shard, bad = missing[number], None if not skip else dict[int, MediaError]()
+            return shard, bad, *source.rows(starts[shard], starts[shard + 1], bad)
 
         ready = prefetch(read, 0, len(missing), ahead=AHEAD)
 
-        def vectors(_: int) -> tuple[int, list[str], np.ndarray]:
+        def vectors(_: int) -> tuple[int, list[str], np.ndarray, dict[str, str]]:
             with lock_reading:
-                shard, (ids, texts, token_ids) = next(ready)
-            return shard, ids, encoder.encode_rows(token_ids, texts, **batch, on_batch=count)
+                shard, bad, ids, texts, token_ids = next(ready)
+            found = encoder.encode_rows(token_ids, texts, **batch, on_batch=count, bad=bad)
+            return shard, *without_bad(ids, found, bad or {})
 
         lock_reading = threading.Lock()
         at_once = getattr(encoder.engine, "parallel", 1)
         # While this thread writes a shard, another is already at the next.
         encoded = prefetch(vectors, 0, len(missing), ahead=at_once, workers=at_once)
         with contextlib.closing(ready), contextlib.closing(encoded):
-            for shard, ids, found in encoded:
-                writer.write(shard, ids, found)
+            for shard, ids, found, left_out in encoded:
+                for name, why in left_out.items():
+                    logger.warning("encode: the %s %r is left out: %s", source.role, name, why)
+                writer.write(shard, ids, found, left_out)
     logger.info("encode: %s tokens, %s tokens/s", f"{tokens:,}", f"{tokens / (time.monotonic() - begin):,.0f}")
+
+
+def without_bad(
+    ids: Sequence[str], vectors: np.ndarray, bad: Mapping[int, MediaError]
+) -> tuple[list[str], np.ndarray, dict[str, str]]:
+    """A shard without the rows that could not be read.
+
+    Args:
+        ids: of N rows.
+        vectors: float32 [N, dim].
+        bad: the positions of those to leave out, and why.
+
+    Returns:
+        Ids and vectors of the others; the ids that are left out, and why, in order.
+    """
+    if not bad:
+        return list(ids), vectors, {}
+    stay = [row for row in range(len(ids)) if row not in bad]
+    return [ids[row] for row in stay], vectors[stay], {ids[row]: str(bad[row]) for row in sorted(bad)}
 
 
 def _loaded(model: str | Path | Encoder, role: str, **options: Any) -> Encoder:

@@ -202,7 +202,8 @@ def cut(embeddings: Embeddings, dim: int, work: Path) -> Embeddings:
     place = work / f"{manifest['fingerprint'][:16]}-{dim}"
     job = {key: value for key, value in manifest["job"].items() if key not in ("shards", "dim", "dtype")}
     job |= {"cut_from": manifest["fingerprint"]}
-    with EmbeddingWriter(place, job=job, shards=manifest["job"]["shards"], dim=dim, info=manifest["info"]) as writer:
+    shards = [entry["rows"] for entry in manifest["shards"]]
+    with EmbeddingWriter(place, job=job, shards=shards, dim=dim, info=manifest["info"]) as writer:
         missing = set(writer.missing())
         for shard, (ids, vectors) in enumerate(embeddings.shards()):
             if shard in missing:

@@ -6,6 +6,7 @@ One module a modality, each with ``decode(media)``; their libraries come with ex
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 from teva_data.errors import DataError, MediaError
@@ -31,4 +32,6 @@ def undecodable(media: Media, reason: object, hint: str | None = None) -> MediaE
     """The error for media that a decoder refuses."""
     where = f" at byte {media.offset}" if media.offset else ""
     first = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
+    # Decoders name the object they read from, by an address that is another one each time.
+    first = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", first)
     return MediaError(f"the {media.kind}{where} cannot be decoded: {first}", file=media.path, hint=hint)

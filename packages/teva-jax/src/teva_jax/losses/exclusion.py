@@ -59,7 +59,10 @@ def excluded(targets: Targets, rows: jax.Array, columns: int) -> jax.Array:
     """Bool [t, D]: the excluded pairs of some rows."""
     # Rows stand anywhere: each pair finds the place of its own row among them, or none.
     place = jnp.full(len(targets.positives) + 1, len(rows), jnp.int32)
-    place = place.at[rows].set(jnp.arange(len(rows), dtype=jnp.int32), mode="drop")
+    # Where all rows are asked for, they are the same numbers as what is put there, and XLA would make them one array:
+    # over a scatter whose places are its values libtpu 0.0.42's compiler ends at a check of its own.
+    numbers = jax.lax.optimization_barrier(jnp.arange(len(rows), dtype=jnp.int32))
+    place = place.at[rows].set(numbers, mode="drop")
     at = place[jnp.minimum(targets.excluded[:, 0], len(targets.positives))]
     out = jnp.zeros((len(rows), columns), bool)
     return out.at[at, targets.excluded[:, 1]].set(True, mode="drop")
