@@ -6,8 +6,9 @@ Real runtimes load it, which they would not a model whose sizes are too odd for 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -15,6 +16,12 @@ SPECIAL = (
 )  # fmt: skip
 PATCH, MERGE = 14, 2
 POSITIONS = 1024
+SMALL_TEXT: Mapping[str, Any] = {
+    "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 256, "max_position_embeddings": POSITIONS,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
+}  # fmt: skip
+SMALL_VISION: Mapping[str, Any] = {"depth": 2, "embed_dim": 64, "hidden_size": 128, "num_heads": 2, "mlp_ratio": 2}
 
 
 def make(directory: Path, texts: Iterable[str], *, words: int = 800, most_pixels: int = 28 * 28 * 36) -> Path:
@@ -26,20 +33,48 @@ def make(directory: Path, texts: Iterable[str], *, words: int = 800, most_pixels
         words: of its vocabulary, special tokens not counted.
         most_pixels: of a picture.
     """
-    from transformers import Qwen2VLConfig, Qwen2VLModel
+    from transformers import Qwen2VLModel
 
     import torch
 
     torch.manual_seed(0)
+    model = Qwen2VLModel(describe(directory, texts, words=words, most_pixels=most_pixels))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)  # or all inputs have nearly one vector
+    model.save_pretrained(directory)
+    return directory
+
+
+def describe(
+    directory: Path,
+    texts: Iterable[str],
+    *,
+    words: int = 800,
+    most_pixels: int = 28 * 28 * 36,
+    text: Mapping[str, Any] = SMALL_TEXT,
+    vision: Mapping[str, Any] = SMALL_VISION,
+) -> Any:
+    """Write all but the model: its tokenizer and its processors.
+
+    Args:
+        directory: where.
+        texts: what the tokenizer is trained on.
+        words: of the tokenizer's vocabulary, special tokens not counted.
+        most_pixels: of a picture.
+        text: sizes of the model that reads; as many words as the tokenizer has, where it does not say how many.
+        vision: sizes of the tower.
+
+    Returns:
+        The model's transformers configuration.
+    """
+    from transformers import Qwen2VLConfig
+
     ids = _tokenizer(directory, texts, words)
-    text = {
-        "vocab_size": len(ids), "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 256, "max_position_embeddings": POSITIONS,
-        "pad_token_id": ids["<|endoftext|>"], "bos_token_id": ids["<|im_start|>"], "eos_token_id": ids["<|im_end|>"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
-    }  # fmt: skip
-    vision = {"depth": 2, "embed_dim": 64, "hidden_size": 128, "num_heads": 2, "mlp_ratio": 2, "patch_size": PATCH,
-              "spatial_merge_size": MERGE, "temporal_patch_size": 2, "in_channels": 3}  # fmt: skip
+    ends = {"pad": "<|endoftext|>", "bos": "<|im_start|>", "eos": "<|im_end|>"}
+    text = {"vocab_size": len(ids), **{f"{one}_token_id": ids[word] for one, word in ends.items()}, **text}
+    vision = {"patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size": 2, "in_channels": 3, **vision}
     marks = {
         f"{one}_token_id": ids[f"<|{word}|>"]
         for one, word in (
@@ -47,19 +82,13 @@ def make(directory: Path, texts: Iterable[str], *, words: int = 800, most_pixels
             ("video", "video_pad"),
         )
     }  # fmt: skip
-    model = Qwen2VLModel(Qwen2VLConfig(text_config=text, vision_config=vision, **marks))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(3)  # or all inputs have nearly one vector
-    model.save_pretrained(directory)
     settings = {
         "patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2, "image_mean": [0.48, 0.46, 0.41],
         "image_std": [0.27, 0.26, 0.28], "size": {"shortest_edge": 28 * 28, "longest_edge": most_pixels},
     }  # fmt: skip
     names = {"processor_class": "Qwen2VLProcessor", "image_processor_type": "Qwen2VLImageProcessor"}
     (directory / "preprocessor_config.json").write_text(json.dumps({**names, **settings}))
-    return directory
+    return Qwen2VLConfig(text_config=text, vision_config=vision, **marks)
 
 
 def _tokenizer(directory: Path, texts: Iterable[str], words: int) -> dict[str, int]:
