@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import shutil
@@ -17,19 +18,22 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tests.conftest import WORDS
 
 from teva_data.dataset import Dataset
-from teva_data.errors import TevaError
+from teva_data.embeddings import Embeddings
+from teva_data.errors import DataError, TevaError
+from teva_data.pieces import Media
 from teva_infer import encode, search
 from teva_infer.indexes.building import build_index
 from teva_infer.serving import app as service
-from teva_infer.serving import serve
+from teva_infer.serving import media, serve
 from teva_infer.serving.batching import Batcher, FullError
-from teva_infer.serving.systems import System
+from teva_infer.serving.systems import QueryError, System
 
 SCRIPT = "<script>document.title = 'taken'</script>"
 QUESTIONS = [f"how {one} and {two}" for one, two in zip(WORDS, reversed(WORDS), strict=True)]
@@ -160,6 +164,46 @@ def test_media(client, data):
     assert client.get("/media/exact/..%2f..%2fcorpus.jsonl/0").status_code in (404, 422)
 
 
+def test_thumbnails(client):
+    hits = {hit["docid"]: hit for hit in asked(client, query="stone", depth=len(WORDS)).json()["hits"]}
+    url = hits["d3"]["media"][0]["url"]
+    answer = client.get(f"{url}?width=20")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    small = Image.open(io.BytesIO(answer.content))
+    assert small.size == (20, 15)
+    assert small.getpixel((5, 5))[0] > 200
+    assert client.get(f"{url}?width=3").status_code == 422
+    answer = client.get(f"{hits['d4']['media'][0]['url']}?width=20")  # not a picture, whatever its row says
+    assert answer.status_code == 404
+    assert "log says why" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "start", "stop"),
+    [
+        ("bytes=0-9", 206, 0, 10), ("bytes=90-", 206, 90, 1000), ("bytes=-7", 206, 993, 1000),
+        ("bytes=990-5000", 206, 990, 1000), ("bytes=1000-", 416, 0, 0), ("bytes=-0", 416, 0, 0),
+        ("bytes=9-5", 200, 0, 1000), ("bytes=-", 200, 0, 1000), ("lines=1-2", 200, 0, 1000), (None, 200, 0, 1000),
+    ],
+)  # fmt: skip
+def test_ranges_of_media(tmp_path, monkeypatch, wanted, status, start, stop):
+    """A clip within an archive, as a player asks for it."""
+    monkeypatch.setattr(media, "CHUNK", 300)
+    whole = b"\0\0\0\x20ftypisom" + bytes(range(256)) * 4
+    (tmp_path / "a.tar").write_bytes(b"before" + whole[:1000] + b"after")
+    app = FastAPI()
+    clip = Media("video", str(tmp_path / "a.tar"), 6, 1000, 1011)
+    app.get("/")(lambda: media.answer(clip, wanted))
+    answer = TestClient(app).get("/")
+    assert answer.status_code == status
+    assert answer.content == whole[start:stop]
+    if status == 206:
+        assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/1000"
+    if status != 416:
+        assert answer.headers["content-type"] == "video/mp4"
+    assert answer.headers["accept-ranges"] == "bytes"
+
+
 def test_a_picture_that_is_gone(client, data):
     hits = {hit["docid"]: hit for hit in asked(client, query="stone", depth=len(WORDS)).json()["hits"]}
     kept = (data / "page.png").rename(data / "elsewhere.png")
@@ -219,6 +263,37 @@ def test_an_error_reaches_each_who_asked():
     asyncio.run(run())
 
 
+def test_one_bad_question_does_not_spoil_its_batch():
+    def particular(queries, depth):
+        if "bad" in queries:
+            raise QueryError("no tokens")
+        return [[query] for query in queries]
+
+    async def run():
+        batcher = Batcher(particular, wait=0.05)
+        batcher.start()
+        found = await asyncio.gather(*(batcher.search(word, 1) for word in ["a", "bad", "c"]), return_exceptions=True)
+        assert [found[0], found[2]] == [["a"], ["c"]]
+        assert isinstance(found[1], QueryError)
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
+def test_what_is_wrong_here_is_not_told_as_the_question(systems, monkeypatch, caplog):
+    def broken(self, *_):
+        raise DataError("damaged", file="/secret/place")
+
+    monkeypatch.setattr(Embeddings, "take_ids", broken)
+    with TestClient(service.make_app(systems)) as client:
+        answer = asked(client, query="stone")
+        metrics = client.get("/metrics").text
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "/secret/place" in caplog.text
+    assert 'teva_requests_total{path="/search",status="500"} 1.0' in metrics
+
+
 def test_what_does_not_belong_together_is_refused(data, tiny_model, parts, tmp_path):
     other = shutil.copytree(tiny_model, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
@@ -226,6 +301,11 @@ def test_what_does_not_belong_together_is_refused(data, tiny_model, parts, tmp_p
     save_file({**weights, name: weights[name] + 1}, other / "model.safetensors")
     with pytest.raises(TevaError, match="Encode the corpus with it"):
         System("x", other, data, parts[0])
+    grown = shutil.copytree(data, tmp_path / "grown", ignore=shutil.ignore_patterns(".teva"))
+    lines = (grown / "corpus.jsonl").read_text().splitlines()
+    (grown / "corpus.jsonl").write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+    with pytest.raises(TevaError, match="Encode it again"):
+        System("x", tiny_model, grown, parts[0])
     for word in ("exact", "=a,b", "a/b=x,y", "a?b=x,y", "a=x", "a=x,,y"):
         with pytest.raises(TevaError, match="expected NAME=MODEL,EMBEDDINGS"):
             serve([word], data)

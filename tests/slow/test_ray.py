@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import write_jsonl
 
 from teva_data.embeddings import Embeddings
 from teva_data.errors import TevaError
-from teva_data.runs import read_run
 from teva_infer import encode, search
 from teva_infer.clusters import encode_on_ray, search_on_ray
 
@@ -55,13 +55,20 @@ def workers() -> list[int]:
 
 
 def test_two_workers_encode_and_search(cluster, alone, tiny_model, tiny_data, tmp_path):
+    settings = {"shard_size": 5, "device": "cpu", "max_length": 9, "document_prompt": "of the "}
+    encode(tiny_model, tiny_data, tmp_path / "alone", **settings)
+    encode_on_ray(tiny_model, tiny_data, tmp_path / "prompted", workers=2, **settings)
+    same(tmp_path / "alone", tmp_path / "prompted")
     encode_on_ray(tiny_model, tiny_data, tmp_path / "corpus", workers=2, shard_size=5, device="cpu")
     encode_on_ray(tiny_model, tiny_data, tmp_path / "test", workers=2, split="test", shard_size=5, device="cpu")
     for name in ("corpus", "test"):
         same(alone / name, tmp_path / name)
-    found = search_on_ray(tmp_path / "test", tmp_path / "corpus", tmp_path / "run.tsv", parts=4, depth=9)
-    search(alone / "test", alone / "corpus", tmp_path / "alone.tsv", depth=9)
-    assert read_run(found) == read_run(tmp_path / "alone.tsv")
+    for depth, batch in ((9, 4096), (100, 3)):
+        found = search_on_ray(
+            tmp_path / "test", tmp_path / "corpus", tmp_path / "run.tsv", parts=4, depth=depth, batch=batch
+        )
+        search(alone / "test", alone / "corpus", tmp_path / "alone.tsv", depth=depth)
+        assert found.read_bytes() == (tmp_path / "alone.tsv").read_bytes()
 
 
 def test_it_goes_on_where_one_process_stopped(cluster, alone, tiny_model, tiny_data, tmp_path):
@@ -99,6 +106,9 @@ def test_a_killed_worker_loses_nothing(cluster, alone, tiny_model, tiny_data, tm
 
 
 def test_a_worker_says_what_is_wrong(cluster, tiny_model, tmp_path):
-    (tmp_path / "corpus.jsonl").write_text('{"docid": "d1", "text": "water"}\n{"docid": "d2", "text": " "}\n')
-    with pytest.raises(TevaError, match="a document without text"):
+    """What is seen when a worker reads a row: this process has looked at no row."""
+    (tmp_path / "a.png").write_bytes(b"not looked at")
+    rows = [{"docid": "d1", "text": "water"}, {"docid": "d2", "image": "a.png"}]
+    write_jsonl(tmp_path / "corpus.jsonl", rows)
+    with pytest.raises(TevaError, match=r"corpus.jsonl:2: a document without text"):
         encode_on_ray(tiny_model, tmp_path, tmp_path / "emb", workers=1, device="cpu")

@@ -326,8 +326,18 @@ class Embeddings:
         made float32 a shard at a time.
         """
         for shard in range(len(self._starts) - 1):
-            batch = self._batch(shard)
-            yield batch.column("id").to_pylist(), self._vectors(batch)
+            yield self.shard(shard)
+
+    def shard(self, number: int) -> tuple[list[str], np.ndarray]:
+        """The ids and vectors of one shard, as `shards` yields them."""
+        batch = self._batch(number)
+        return batch.column("id").to_pylist(), self._vectors(batch)
+
+    def raw(self, number: int) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+        """The ids of one shard, its numbers as stored ([rows, dim]; of binary embeddings uint8 [rows, dim / 8]), and of
+        int8 embeddings the scale of each row, float32 [rows]."""
+        batch = self._batch(number)
+        return batch.column("id").to_pylist(), *_raw(batch, self.dim)
 
     def vectors(self) -> Iterator[np.ndarray]:
         """Yield each shard's vectors as `shards` does, without reading the ids."""

@@ -131,7 +131,7 @@ def search(
         layout: tsv is "query_id docid score", trec has TREC's six columns.
         exclude_self: leave out the document whose id is the query's.
         part: two numbers n and N: search the n-th (from 0) of N parts of the corpus alone; see the verb merge.
-        device: where exact multiplies: cpu, cuda, cuda:1.
+        device: where exact multiplies, or the index is searched (with faiss-gpu): cpu, cuda, cuda:1.
         index: an index of the corpus (the verb index): what it finds, with exact scores.
         knob: how much the index looks at, such as nprobe=64 or oversample=20; the verb tune shows what each gives.
     """
@@ -153,6 +153,7 @@ def index(
     setting: tuple[str, ...] = (),
     part_rows: int = 2**20,
     seed: int = 0,
+    device: str = "cpu",
     overwrite: bool = False,
 ) -> None:
     """Build an index of a corpus's embeddings, for search --index. A killed build goes on when started again.
@@ -161,10 +162,12 @@ def index(
         corpus: the directory of the corpus's embeddings; search reads ids and exact scores there.
         output: the directory for the index.
         kind: hnsw (a graph; fastest, most memory), ivf (lists), sq8 (lists of 8-bit numbers), pq (lists of codes),
-            binary (one bit a number), flat (all).
-        setting: of the kind: links=32, efConstruction=200 (hnsw), lists=4096 (ivf, sq8, pq), bytes=48 (pq).
+            rabitq (lists of one bit a number), binary (one bit a number, no lists), flat (all).
+        setting: of the kind: links=32, efConstruction=200 (hnsw), lists=4096 (ivf, sq8, pq, rabitq), bytes=48 (pq),
+            graph=32 (links of a graph over the lists' centres, for many lists).
         part_rows: vectors that are built, and lost by a kill, together.
         seed: of the sample that lists and codes are learned from.
+        device: cpu, or cuda, cuda:1 with faiss-gpu.
         overwrite: begin anew where the directory holds another index.
     """
     from .indexes.building import build_index
@@ -172,7 +175,7 @@ def index(
     print(
         build_index(
             corpus, output, kind=kind, settings=numbers_of(setting, "--setting"), part_rows=part_rows, seed=seed,
-            overwrite=overwrite,
+            device=device, overwrite=overwrite,
         )
     )  # fmt: skip
 
@@ -421,6 +424,13 @@ def ray_encode(
     shard_size: int = 8192,
     batch_tokens: int = 16384,
     batch_rows: int = 1024,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    engine_option: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> None:
     """Encode by the workers of a Ray cluster (RAY_ADDRESS; of this machine where not set), into the same shards.
@@ -441,6 +451,13 @@ def ray_encode(
         shard_size: rows of a shard; what a lost worker costs.
         batch_tokens: tokens of a batch, counted as rows times the longest row.
         batch_rows: rows of a batch at most.
+        query_prompt: put before every query instead of the model's own.
+        document_prompt: put before every document instead of the model's own.
+        max_length: tokens, special ones included, instead of the model's own limit.
+        revision: commit, tag or branch on the hub.
+        token: the hub's access token; each worker's own without it.
+        offline: use only what each worker's cache of the hub holds.
+        engine_option: the engine's own, as encode takes them.
         overwrite: remove other embeddings that lie in the output directory.
     """
     from .clusters import encode_on_ray
@@ -448,7 +465,8 @@ def ray_encode(
     found = encode_on_ray(
         model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, split=split, engine=engine, device=device,
         dtype=dtype, vector_dtype=vector_dtype, dim=dim, shard_size=shard_size, batch_tokens=batch_tokens,
-        batch_rows=batch_rows, overwrite=overwrite,
+        batch_rows=batch_rows, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length,
+        revision=revision, token=token, offline=offline, engine_options=options_of(engine_option), overwrite=overwrite,
     )  # fmt: skip
     print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
 
@@ -461,22 +479,61 @@ def ray_search(
     parts: int,
     depth: int = 1000,
     cpus: float = 1,
+    batch: int = 4096,
+    layout: Literal["tsv", "trec"] = "tsv",
     exclude_self: bool = False,
 ) -> None:
     """Search exactly by the workers of a Ray cluster, each a part of the corpus, and write one run file.
 
     Args:
-        queries: the directory of the queries' embeddings, as workers find it.
-        corpus: the directory of the corpus's embeddings, likewise.
+        queries: the directory of the queries' embeddings, read by this process alone.
+        corpus: the directory of the corpus's embeddings, as workers find it.
         output: the run file.
         parts: how many parts of whole shards; those of a lost worker are searched again by others.
         depth: documents for each query.
         cpus: of each task.
+        batch: queries that pass over the corpus together.
+        layout: tsv is "query_id docid score", trec has TREC's six columns.
         exclude_self: leave out the document whose id is the query's.
     """
     from .clusters import search_on_ray
 
-    print(search_on_ray(queries, corpus, output, parts=parts, depth=depth, cpus=cpus, exclude_self=exclude_self))
+    print(
+        search_on_ray(
+            queries, corpus, output, parts=parts, depth=depth, cpus=cpus, batch=batch, layout=layout,
+            exclude_self=exclude_self,
+        )
+    )  # fmt: skip
+
+
+def export(
+    embeddings: Path,
+    /,
+    *,
+    output: str,
+    to: Literal["parquet", "lancedb"] = "parquet",
+    data: Path | None = None,
+    numbers: Literal["float32", "stored"] = "float32",
+    table: str = "documents",
+    index: bool = True,
+) -> None:
+    """Write embeddings for other programs. A killed export goes on when started again.
+
+    Args:
+        embeddings: the directory of embeddings.
+        output: of parquet, a directory for a file for each shard; of lancedb, the database (a directory, or s3://...).
+        to: parquet, which most databases load, or a table of LanceDB.
+        data: the dataset that was encoded; titles and texts go along.
+        numbers: of parquet's vectors: float32, or stored: float16, int8 with a column scale, or eight signs a byte.
+        table: of lancedb.
+        index: of lancedb: build its index at the end.
+    """
+    from .exporting import export_parquet, load_lancedb
+
+    if to == "parquet":
+        print(export_parquet(embeddings, output, data=data, numbers=numbers))
+    else:
+        print(f"{output}: {table}: {load_lancedb(embeddings, output, table, data=data, index=index):,} rows")
 
 
 def import_tevatron(
@@ -520,6 +577,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "verify": verify,
             "deploy": deploy,
             "serve": serve,
+            "export": export,
             "ray-encode": ray_encode,
             "ray-search": ray_search,
             "import-tevatron": import_tevatron,

@@ -3,17 +3,20 @@
 The shards of embeddings are independent of each other, so they are Ray Data's rows: a worker takes the number of a
 shard, reads and encodes its documents, and gives back its vectors; this process writes them. A worker that is lost
 takes no document with it: Ray starts its shard again elsewhere. Every worker must see the dataset and the model under
-the same paths. The parts of a search are Ray's tasks likewise.
+the same paths. The parts of a search are Ray's tasks likewise, and what they find is merged as the parts of one
+process are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,11 +27,12 @@ from teva_data.logfile import log_to
 from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.progress import Progress
 from teva_data.rendering import Renderer
-from teva_data.runs import Run, RunWriter
+from teva_data.runs import Run
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
 from .encoding import SHARD_SIZE, Source, facts, shard_sizes
-from .searching import merge_hits, search
+from .searching import BATCH, Step, check_pair, collected, search_block
+from .topk import TopK
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +89,13 @@ def encode_on_ray(
     shard_size: int = SHARD_SIZE,
     batch_tokens: int = BATCH_TOKENS,
     batch_rows: int = BATCH_ROWS,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    engine_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Embeddings:
     """As :func:`teva_infer.encode`, by workers of the Ray cluster that this process belongs to.
@@ -108,6 +119,13 @@ def encode_on_ray(
         shard_size: rows of a shard: what a lost worker costs.
         batch_tokens: tokens of a batch.
         batch_rows: rows of a batch.
+        query_prompt: put before every query instead of the model's own; "" for none.
+        document_prompt: put before every document instead of the model's own; "" for none.
+        max_length: tokens, special ones included, instead of the model's own limit.
+        revision: commit, tag or branch on the hub.
+        token: the hub's access token; each worker's own where not given.
+        offline: use only what each worker's cache of the hub holds.
+        engine_options: the engine's own.
         overwrite: remove embeddings of another job.
 
     Raises:
@@ -117,13 +135,18 @@ def encode_on_ray(
     ray = _ray()
     data = Dataset.open(dataset)
     role = "document" if split is None else "query"
-    found = load_artifact(model)
+    hub: dict[str, Any] = {"revision": revision, "token": token, "offline": offline}
+    found = load_artifact(model, **hub)
     artifact = found.of(role) if isinstance(found, ArtifactPair) else found
+    prompts: dict[str, Any] = {
+        "query_prompt": query_prompt, "document_prompt": document_prompt, "max_length": max_length,
+    }  # fmt: skip
     # Its weights are loaded by the workers alone.
-    encoder = Encoder(artifact, Renderer.from_artifact(artifact), _Elsewhere(), engine, dtype, dim)
+    encoder = Encoder(artifact, Renderer.from_artifact(artifact, **prompts), _Elsewhere(), engine, dtype, dim)
     source = Source(data.corpus if split is None else data.queries(split), encoder)
     shards = shard_sizes(len(source), shard_size)
-    options = {"engine": engine, "device": device, "dtype": dtype, "dim": dim}
+    own = {"engine": engine, "device": device, "dtype": dtype, "dim": dim, "engine_options": dict(engine_options or {})}
+    options = {**own, **prompts, **hub}
     batch = {"batch_tokens": batch_tokens, "batch_rows": batch_rows}
     with (
         log_to(Path(output) / "encode.log", "teva_infer", "teva_data"),
@@ -180,17 +203,24 @@ def search_on_ray(
     parts: int,
     depth: int = 1000,
     cpus: float = 1,
+    batch: int = BATCH,
+    layout: Literal["tsv", "trec"] = "tsv",
     exclude_self: bool = False,
 ) -> Run | Path:
     """As :func:`teva_infer.search` with ``exact``, each part of the corpus by a task of the cluster.
 
+    What a task gives back is scores and rows, 12 bytes a hit; ids are looked up here, once. A task that is lost is
+    done again by another worker.
+
     Args:
-        queries: a directory of embeddings that workers find under the same path.
-        corpus: likewise.
+        queries: a directory of embeddings, read by this process alone.
+        corpus: a directory of embeddings that workers find under the same path.
         output: the run file, written by this process; without it the run is returned.
         parts: how many; each holds whole shards.
         depth: documents for each query.
         cpus: of each task.
+        batch: queries that pass over the corpus together; this process holds their hits of all parts.
+        layout: of the run file, "tsv" or "trec".
         exclude_self: leave out the document whose id is the query's.
 
     Raises:
@@ -198,37 +228,42 @@ def search_on_ray(
         TevaError: see :func:`teva_infer.search`.
     """
     ray = _ray()
+    if min(depth, batch, parts) < 1:
+        raise TevaError(f"depth, batch and parts start at 1; found {depth}, {batch} and {parts}")
+    asked = Embeddings.open(queries)
     # Checksums are compared here once, and not by every task.
-    Embeddings.open(queries)
     whole = Embeddings.open(corpus)
-    shards = len(whole.manifest["job"]["shards"])
-    names = [str(Path(each).resolve()) for each in (queries, corpus)]
+    check_pair(asked, whole)
+    scan = functools.partial(_scan_on_ray, ray=ray, parts=parts, cpus=cpus)
+    return collected(asked, whole, output, scan, depth=depth, batch=batch, layout=layout, exclude_self=exclude_self)
+
+
+def _scan_on_ray(
+    queries: np.ndarray, corpus: Embeddings, depth: int, *, ray: Any, parts: int, cpus: float
+) -> Iterator[Step]:
+    """Search each part of a corpus elsewhere, and keep the best: rows are those of the whole corpus."""
+    parts = min(parts, len(corpus.manifest["job"]["shards"]))
+    sizes = [len(corpus.part(number, parts)) for number in range(parts)]
+    starts = [0, *itertools.accumulate(sizes)]
     task = ray.remote(num_cpus=cpus, max_retries=-1)(_search_part)
-    parts = max(1, min(parts, shards))
-    waiting = [task.remote(*names, (number, parts), depth, exclude_self) for number in range(parts)]
-    runs: dict[int, Run] = {}
-    places = {reference: number for number, reference in enumerate(waiting)}
-    with Progress(parts, "search", "parts") as progress:
-        while waiting:
-            (done,), waiting = ray.wait(waiting)
-            with _own_errors():
-                runs[places[done]] = ray.get(done)
-            progress.add(1)
-    # In the order of the parts: of equal scores the earlier row stands first.
-    merged = {query: merge_hits([runs[number].get(query, []) for number in range(parts)], depth) for query in runs[0]}
-    if output is None:
-        return merged
-    with RunWriter(Path(output)) as run:
-        for query, hits in merged.items():
-            run.write(query, [docid for docid, _ in hits], [score for _, score in hits])
-    return Path(output)
+    shared, name = ray.put(queries), str(corpus.directory.resolve())
+    places = {task.remote(shared, name, (number, parts), depth): number for number in range(parts)}
+    best, waiting = TopK(len(queries), depth), list(places)
+    while waiting:
+        (done,), waiting = ray.wait(waiting)
+        with _own_errors():
+            scores, rows = ray.get(done)
+        number = places[done]
+        best.add_hits(scores, np.where(rows < 0, -1, rows + starts[number]))
+        yield sizes[number]
+    yield best.best()
 
 
-def _search_part(queries: str, corpus: str, part: tuple[int, int], depth: int, exclude_self: bool) -> Run:
-    asked, whole = (Embeddings.open(each, verify=False) for each in (queries, corpus))
-    found = search(asked, whole, depth=depth, part=part, exclude_self=exclude_self)
-    assert not isinstance(found, Path)
-    return found
+def _search_part(queries: np.ndarray, corpus: str, part: tuple[int, int], depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows within a part, of a block of queries; a row of -1 is no hit."""
+    here = Embeddings.open(corpus, verify=False).part(*part)
+    scores, rows, filled = search_block(queries, here, min(depth, len(here)))
+    return scores, np.where(filled, rows, -1)
 
 
 @contextlib.contextmanager

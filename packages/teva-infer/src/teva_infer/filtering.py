@@ -112,6 +112,15 @@ def _processors() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def product_error(queries: np.ndarray) -> np.ndarray:
+    """How far a float32 product may be from the exact score, for each unit of a document's length: float64 [Q]."""
+    dim = queries.shape[1]
+    lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
+    # Rounding onto float64's grid (teva_infer.searching) and to float32 at the end are in the 2.
+    error: np.ndarray = (dim + 2 * np.sqrt(dim) + 2) * 2.0**-24 * lengths
+    return error
+
+
 class Filter:
     """Keeps what can still be among the best ``depth`` of each query.
 
@@ -123,11 +132,10 @@ class Filter:
     """
 
     def __init__(self, queries: np.ndarray, depth: int, product: Product, exact: Exact) -> None:
-        self._count, dim = queries.shape
+        self._count = len(queries)
         self._depth, self._product, self._exact = depth, product, exact
         self._lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
-        # Rounding onto float64's grid (teva_infer.searching) and to float32 at the end are in the 2.
-        self._error = (dim + 2 * np.sqrt(dim) + 2) * 2.0**-24 * self._lengths
+        self._error = product_error(queries)
         self._longest = 0.0
         self._kept = np.full((self._count, depth), EMPTY, dtype=np.uint64)
         self._limits = np.full(self._count, -np.inf, dtype=np.float32)

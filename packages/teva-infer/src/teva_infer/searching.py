@@ -72,7 +72,7 @@ def search(
         part: ``(n, N)``: search the n-th (from 0) of N parts of the corpus alone; :func:`merge_runs` makes one run of
             the runs of all parts, which any number of processes or machines may make.
         device: where ``exact`` multiplies: "cpu" (numpy), or what an installed product knows: "cuda", "cuda:1"
-            (teva-torch). The result is the same.
+            (teva-torch). The result is the same. An index is searched there by faiss-gpu.
         index: an index of the corpus (:mod:`teva_infer.indexes`): what it finds in place of all there is, with exact
             scores.
         knobs: of the index: how much is looked at.
@@ -86,29 +86,57 @@ def search(
         TevaError: the two sides come from different models, or have other dimensions.
         MissingExtraError: FAISS is not installed.
     """
-    queries, corpus = _opened(queries), _opened(corpus)
+    # What an index was built from was compared then; here it is read at the places of candidates alone.
+    queries, corpus = _opened(queries), _opened(corpus, verify=index is None)
     if part is not None:
         corpus = corpus.part(*part)
-    _check_pair(queries, corpus)
+    check_pair(queries, corpus)
     if depth < 1 or batch < 1:
         raise TevaError(f"depth and batch start at 1; found {depth} and {batch}")
     if backend not in BACKENDS:
         raise TevaError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     scan = BACKENDS[backend]
-    if device != "cpu":
+    if device != "cpu" and index is None:
         if backend != "exact":
             raise TevaError(f"device {device!r}: the backend {backend!r} searches on the CPU alone")
         scan = functools.partial(_scan_exact, product=functools.partial(_device_product(), device=device))
     if index is not None:
-        if (part, backend, device) != (None, "exact", "cpu"):
-            raise TevaError("an index is searched whole, on the CPU: leave part, backend and device out")
+        if (part, backend) != (None, "exact"):
+            raise TevaError("an index is searched whole: leave part and backend out")
         from .indexes.opened import Index
 
-        opened = Index(index, corpus, knobs)
+        opened = Index(index, corpus, knobs, device)
         scan = opened.scan
         batch = min(batch, max(1, KEPT // (depth * max(1, opened.knobs["oversample"]))))
     elif knobs:
         raise TevaError("knobs are of an index; say which (index=, --index)")
+    return collected(queries, corpus, output, scan, depth=depth, batch=batch, layout=layout, exclude_self=exclude_self)
+
+
+def collected(
+    queries: Embeddings,
+    corpus: Embeddings,
+    output: str | Path | None,
+    scan: Callable[[np.ndarray, Embeddings, int], Iterator[Step]],
+    *,
+    depth: int,
+    batch: int = BATCH,
+    layout: Literal["tsv", "trec"] = "tsv",
+    exclude_self: bool = False,
+) -> Run | Path:
+    """A run of what ``scan`` finds for each block of queries; arguments and result are those of :func:`search`.
+
+    Args:
+        queries: embeddings.
+        corpus: embeddings.
+        output: the run file; without it the run is returned.
+        scan: is given a block of queries, float32 [Q, dim], the corpus and a depth; yields rows of the corpus that are
+            done, and at the end the hits: scores, float32 [Q, depth], rows, int64, and which places are filled.
+        depth: documents for each query.
+        batch: queries of a block.
+        layout: of the run file.
+        exclude_self: leave out the document whose id is the query's.
+    """
     hits = _hits(queries, corpus, depth, scan, batch, exclude_self)
     if output is None:
         return {query_id: list(zip(docids, scores, strict=True)) for query_id, docids, scores in hits}
@@ -326,11 +354,11 @@ def _faiss() -> Any:
     return faiss
 
 
-def _opened(embeddings: Embeddings | str | Path) -> Embeddings:
-    return embeddings if isinstance(embeddings, Embeddings) else Embeddings.open(embeddings)
+def _opened(embeddings: Embeddings | str | Path, verify: bool = True) -> Embeddings:
+    return embeddings if isinstance(embeddings, Embeddings) else Embeddings.open(embeddings, verify=verify)
 
 
-def _check_pair(queries: Embeddings, corpus: Embeddings) -> None:
+def check_pair(queries: Embeddings, corpus: Embeddings) -> None:
     """Refuse sides whose inner products would mean nothing."""
     for side in (queries, corpus):
         if not len(side):

@@ -48,6 +48,22 @@ class Structure(Protocol):
         """Write it to a file."""
         ...
 
+    def join(self, other: Any, first_row: int) -> bool:
+        """Take in all rows of another structure of the kind, numbered from ``first_row`` on; the other is empty then.
+
+        Returns:
+            False, with both as they were, where structures of the kind stay apart and are searched one by one.
+        """
+        ...
+
+    def on(self, device: str) -> Structure:
+        """The same on a device: "cpu", "cuda", "cuda:1".
+
+        Raises:
+            TevaError: there is no such device, or the kind does not go there.
+        """
+        ...
+
 
 class Kind(Protocol):
     """A way to index, as an entry point in the group ``teva_infer.indexes`` names it.

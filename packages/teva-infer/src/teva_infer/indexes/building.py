@@ -53,6 +53,7 @@ def build_index(
     settings: Numbers | None = None,
     part_rows: int = PART_ROWS,
     seed: int = 0,
+    device: str = "cpu",
     overwrite: bool = False,
 ) -> Path:
     """Build an index of a corpus's embeddings. A killed build goes on when it is started again.
@@ -60,10 +61,13 @@ def build_index(
     Args:
         corpus: embeddings, or their directory; they stay where they are: searching reads ids and exact scores there.
         output: the index's directory.
-        kind: ``hnsw``, ``ivf``, ``sq8``, ``pq``, ``binary``, ``flat``, or what an installed package registers.
+        kind: ``hnsw``, ``ivf``, ``sq8``, ``pq``, ``rabitq``, ``binary``, ``flat``, or what an installed package
+            registers.
         settings: of the kind.
-        part_rows: vectors of a part. One part searches fastest with ``hnsw``; a part must fit in memory.
+        part_rows: vectors of a part, which must fit in memory. ``hnsw`` searches each part by itself, so one searches
+            fastest; the parts of other kinds are put together when an index is opened.
         seed: of the sample that is learned from.
+        device: where it is computed: "cpu", or "cuda", "cuda:1" with faiss-gpu (not ``hnsw`` and ``binary``).
         overwrite: begin anew where the directory holds another index.
 
     Returns:
@@ -86,15 +90,17 @@ def build_index(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with lock_directory(output, "building an index"):
-        _Build(corpus, output, found, job, overwrite).go()
+        _Build(corpus, output, found, job, overwrite, device).go()
     return output
 
 
 class _Build:
     """One build: what is there already, and what is missing."""
 
-    def __init__(self, corpus: Embeddings, output: Path, kind: Kind, job: Mapping[str, Any], overwrite: bool) -> None:
-        self.corpus, self.output, self.kind, self.job = corpus, output, kind, dict(job)
+    def __init__(
+        self, corpus: Embeddings, output: Path, kind: Kind, job: Mapping[str, Any], overwrite: bool, device: str
+    ) -> None:  # fmt: skip
+        self.corpus, self.output, self.kind, self.job, self.device = corpus, output, kind, dict(job), device
         manifest = read_sealed(output / MANIFEST)
         if manifest is None and (output / MANIFEST).exists() and not overwrite:
             raise TevaError(f"{output / MANIFEST}: damaged. Build the index again with overwrite=True (--overwrite)")
@@ -125,7 +131,7 @@ class _Build:
         done = total - sum(parts[number][1] - parts[number][0] for number in missing)
         with Progress(total, "index", "documents", done=done) as progress:
             for number in missing:
-                structure = self.kind.load(self.output / TRAINED, self.job["settings"])
+                structure = self.kind.load(self.output / TRAINED, self.job["settings"]).on(self.device)
                 for vectors in rows_between(self.corpus, *parts[number]):
                     structure.add(vectors)
                     progress.add(len(vectors))
@@ -135,6 +141,7 @@ class _Build:
         if TRAINED in self.files:
             return
         structure = self.kind.empty(self.job["settings"], dim=self.corpus.dim, seed=self.job["seed"])
+        structure = structure.on(self.device)
         wanted = min(self.kind.sample(self.job["settings"]), len(self.corpus))
         if wanted:
             logger.info("index: learning from %s vectors", f"{wanted:,}")

@@ -22,6 +22,8 @@ import faiss  # noqa: E402
 # FAISS warns below 39 training vectors for each centroid; more than 64 change little.
 _FOR_EACH_LIST = 64
 _CODEBOOK = 256 * 64  # training vectors of the 256 entries of a product quantiser
+# From here on a graph over the centroids finds a vector's list; comparing with all of them takes most of a build.
+_MANY_LISTS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +51,13 @@ class FaissKind:
         if "lists" in found and not found["lists"]:
             # As FAISS's guide has it: 4 to 16 times the root of the rows; the lower end trains faster.
             found["lists"] = max(1, min(4 * math.isqrt(rows), rows // 39))
+        if "graph" in found and "graph" not in settings and found["lists"] >= _MANY_LISTS:
+            found["graph"] = 32
         if "bytes" in found:
             found["bytes"] = found["bytes"] or max(size for size in range(1, dim // 8 + 1) if dim % size == 0)
             if dim % found["bytes"]:
                 raise TevaError(f"bytes: found {found['bytes']}; expected a divisor of the dimension {dim}")
-        if any(value < 1 for value in found.values()):
+        if any(value < (name != "graph") for name, value in found.items()):
             raise TevaError(f"settings of an index start at 1; found {found}")
         return found
 
@@ -65,7 +69,8 @@ class FaissKind:
 
     def empty(self, settings: Numbers, *, dim: int, seed: int) -> FaissStructure:
         """See :class:`teva_infer.indexes.Kind`."""
-        index = faiss.index_factory(dim, self.factory.format(**settings), faiss.METRIC_INNER_PRODUCT)
+        words = self.factory.format(**settings, coarse=f"_HNSW{settings['graph']}" if settings.get("graph") else "")
+        index = faiss.index_factory(dim, words, faiss.METRIC_INNER_PRODUCT)
         for name in self.at_build:
             faiss.ParameterSpace().set_index_parameter(index, name, settings[name])
         if "lists" in settings:
@@ -82,10 +87,13 @@ class FaissStructure:
 
     Args:
         index: of inner products.
+        resources: of the GPU that it lies on; to be kept as long as the index.
+        space: what sets the knobs.
     """
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
+    def __init__(self, index: Any, resources: Any = None, space: Any = None) -> None:
+        self.index, self._resources = index, resources
+        self._space = faiss.ParameterSpace() if space is None else space
 
     def train(self, sample: np.ndarray) -> None:
         """See :class:`teva_infer.indexes.Structure`."""
@@ -97,15 +105,46 @@ class FaissStructure:
 
     def search(self, queries: np.ndarray, depth: int, knobs: Numbers) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`teva_infer.indexes.Structure`."""
-        space = faiss.ParameterSpace()
         for name, value in knobs.items():
-            space.set_index_parameter(self.index, name, value)
+            self._space.set_index_parameter(self.index, name, value)
         scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), depth)
         return scores, rows
 
     def save(self, file: Path) -> None:
         """See :class:`teva_infer.indexes.Structure`."""
-        faiss.write_index(self.index, str(file))
+        faiss.write_index(self.index if self._resources is None else faiss.index_gpu_to_cpu(self.index), str(file))
+
+    def join(self, other: FaissStructure, first_row: int) -> bool:
+        """See :class:`teva_infer.indexes.Structure`: lists and flat vectors are put together, graphs are not."""
+        if not isinstance(self.index, (faiss.IndexIVF, faiss.IndexFlat)) or first_row != self.index.ntotal:
+            return False
+        # Rows of lists have numbers of their own; rows of flat vectors are their places.
+        self.index.merge_from(other.index, first_row if isinstance(self.index, faiss.IndexIVF) else 0)
+        return True
+
+    def on(self, device: str) -> FaissStructure:
+        """See :class:`teva_infer.indexes.Structure`.
+
+        Raises:
+            TevaError: no such GPU, or a structure that FAISS has for the CPU alone.
+        """
+        if device == "cpu":
+            return self
+        kind, _, number = device.partition(":")
+        count = faiss.get_num_gpus()
+        if kind != "cuda" or not (number or "0").isdecimal() or int(number or 0) >= count:
+            raise TevaError(f"device {device!r}: this FAISS sees {count} GPUs; expected cpu, cuda or cuda:N. "
+                            "GPUs need the package faiss-gpu in place of faiss-cpu")  # fmt: skip
+        if not isinstance(self.index, (faiss.IndexIVF, faiss.IndexFlat)):
+            raise TevaError(f"device {device!r}: {type(self.index).__name__} is searched on the CPU alone")
+        resources = faiss.StandardGpuResources()
+        try:
+            moved = faiss.index_cpu_to_gpu(resources, int(number or 0), self.index)
+        except RuntimeError as error:
+            raise TevaError(
+                f"device {device!r}: FAISS does not take {type(self.index).__name__} there: {error}"
+            ) from error
+        return FaissStructure(moved, resources, faiss.GpuParameterSpace())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,14 +208,32 @@ class BinaryStructure:
         """See :class:`teva_infer.indexes.Structure`."""
         faiss.write_index_binary(self.index, str(file))
 
+    def join(self, other: BinaryStructure, first_row: int) -> bool:
+        """See :class:`teva_infer.indexes.Structure`: FAISS does not merge them, and they share nothing."""
+        return False
+
+    def on(self, device: str) -> BinaryStructure:
+        """See :class:`teva_infer.indexes.Structure`.
+
+        Raises:
+            TevaError: another device than the CPU.
+        """
+        if device != "cpu":
+            raise TevaError(f"device {device!r}: an index of the kind 'binary' is searched on the CPU alone")
+        return self
+
 
 _PROBES = {"nprobe": (16, 1, 2, 4, 8, 32, 64, 128, 256)}
 FLAT = FaissKind("Flat")
-IVF = FaissKind("IVF{lists},Flat", {"lists": 0}, _PROBES)
+_LISTS = {"lists": 0, "graph": 0}
+IVF = FaissKind("IVF{lists}{coarse},Flat", _LISTS, _PROBES)
 HNSW = FaissKind(
     "HNSW{links},Flat", {"links": 32, "efConstruction": 200},
     {"efSearch": (128, 16, 32, 64, 256, 512)}, at_build=("efConstruction",),
 )  # fmt: skip
-SQ8 = FaissKind("IVF{lists},SQ8", {"lists": 0}, _PROBES, oversample=2)
-PQ = FaissKind("IVF{lists},PQ{bytes}", {"lists": 0, "bytes": 0}, _PROBES, oversample=10)
+SQ8 = FaissKind("IVF{lists}{coarse},SQ8", _LISTS, _PROBES, oversample=2)
+# "np": without putting codes in an order that lets them be compared as bits, which takes seconds for each byte of a
+# code and is of use to nothing here.
+PQ = FaissKind("IVF{lists}{coarse},PQ{bytes}np", {**_LISTS, "bytes": 0}, _PROBES, oversample=10)
+RABITQ = FaissKind("IVF{lists}{coarse},RaBitQ", _LISTS, _PROBES, oversample=10)
 BINARY = BinaryKind()

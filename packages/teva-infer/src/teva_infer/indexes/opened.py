@@ -11,11 +11,11 @@ import numpy as np
 from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, TevaError
 from teva_data.files import checksum, read_sealed
-from teva_infer.searching import exact_scores, on_grid
 from teva_infer.topk import TopK
 
 from . import Numbers, Structure, checked, find_kind
 from .building import MANIFEST, SCHEMA, contents, part_name
+from .rescoring import rescore
 
 _AGAIN = "Build it again with `teva-infer index`"
 OVERSAMPLE = "oversample"
@@ -29,6 +29,7 @@ class Index:
         corpus: the embeddings that it was built from.
         knobs: how much a search looks at: the kind's own names, and ``oversample``: candidates whose exact scores are
             computed, for each hit that is wanted; 0 takes the structure's own scores. Defaults where not given.
+        device: where it is searched: "cpu", or "cuda", "cuda:1" with faiss-gpu. Exact scores are computed on the CPU.
 
     Attributes:
         job: what it is: kind, settings, rows.
@@ -36,10 +37,12 @@ class Index:
 
     Raises:
         DataError: unfinished, damaged, or of other embeddings.
-        TevaError: knobs that the kind does not have.
+        TevaError: knobs that the kind does not have, or a device that is not there.
     """
 
-    def __init__(self, directory: str | Path, corpus: Embeddings, knobs: Numbers | None = None) -> None:
+    def __init__(
+        self, directory: str | Path, corpus: Embeddings, knobs: Numbers | None = None, device: str = "cpu"
+    ) -> None:  # fmt: skip
         self.directory, self.corpus = Path(directory), corpus
         manifest = _manifest(self.directory)
         self.job = manifest["job"]
@@ -50,8 +53,11 @@ class Index:
             )  # fmt: skip
         self.kind = find_kind(self.job["kind"])
         self.knobs = self.resolve(knobs or {})
-        parts = -(-self.job["rows"] // self.job["part_rows"])
-        self._parts = [self._load(part_name(number), manifest["files"]) for number in range(parts)]
+        self._parts: list[tuple[int, int, Structure]] = []  # first row, rows
+        size, total = self.job["part_rows"], self.job["rows"]
+        for number, start in enumerate(range(0, total, size)):
+            self._take(start, min(size, total - start), self._load(part_name(number), manifest["files"]))
+        self._parts = [(start, rows, structure.on(device)) for start, rows, structure in self._parts]
 
     def resolve(self, knobs: Numbers) -> dict[str, int]:
         """All knobs, those that are not given at their defaults.
@@ -96,25 +102,26 @@ class Index:
     ) -> Iterator[int | tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Search; yields the rows of each part that is done, and the hits at the end."""
         own = {name: value for name, value in knobs.items() if name != OVERSAMPLE}
-        exact = knobs[OVERSAMPLE] > 0
         wanted = max(1, knobs[OVERSAMPLE]) * depth
-        left, best = on_grid(queries) if exact else None, TopK(len(queries), depth)
         candidates = TopK(len(queries), min(wanted, self.job["rows"]))
-        for number, structure in enumerate(self._parts):
-            start = number * self.job["part_rows"]
-            rows = min(self.job["part_rows"], self.job["rows"] - start)
+        for start, rows, structure in self._parts:
             scores, found = structure.search(queries, min(wanted, rows), own)
             candidates.add_hits(scores, _from(found, start))
             yield rows
         scores, found, filled = candidates.best()
-        if left is None:
-            yield scores[:, :depth], found[:, :depth], filled[:, :depth]
-            return
-        query, place = np.nonzero(filled)
-        again = np.full(found.shape, -np.inf, dtype=np.float32)
-        again[query, place] = exact_scores(left, self.corpus, query, found[query, place])
-        best.add_hits(again, np.where(filled, found, -1))
-        yield best.best()
+        if knobs[OVERSAMPLE]:
+            yield rescore(queries, self.corpus, np.where(filled, found, -1), depth)
+        else:
+            yield _wide(scores, -np.inf, depth), _wide(found, 0, depth), _wide(filled, False, depth)
+
+    def _take(self, start: int, rows: int, structure: Structure) -> None:
+        """Put the next part to the one before, so that what all parts share is looked through once for each query."""
+        if self._parts:
+            first, before, whole = self._parts[-1]
+            if whole.join(structure, start - first):
+                self._parts[-1] = (first, before + rows, whole)
+                return
+        self._parts.append((start, rows, structure))
 
     def _load(self, name: str, files: Mapping[str, Mapping[str, Any]]) -> Structure:
         path = self.directory / name
@@ -125,6 +132,12 @@ class Index:
             raise DataError("damaged index", file=path, found=f"checksum {found}",
                             expected=files[name]["checksum"], hint=_AGAIN)  # fmt: skip
         return self.kind.load(path, self.job["settings"])
+
+
+def _wide(values: np.ndarray, empty: Any, depth: int) -> np.ndarray:
+    """The first ``depth`` columns, filled up where there are fewer."""
+    missing = max(0, depth - values.shape[1])
+    return np.pad(values[:, :depth], ((0, 0), (0, missing)), constant_values=empty)
 
 
 def _from(rows: np.ndarray, start: int) -> np.ndarray:

@@ -9,17 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import resources
 from typing import Annotated, Any
 
+import anyio
 import anyio.to_thread
-from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from teva_data.errors import TevaError
-from teva_data.pieces import Media
 
 from .batching import Batcher, FullError
-from .systems import Hit, System
+from .media import answer, thumbnail
+from .systems import Hit, QueryError, System
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ def make_app(
     }
     for name, batcher in batchers.items():
         metrics.waiting.labels(name).set_function(batcher.waiting)
+    decoding = anyio.CapacityLimiter(2)  # a decoded picture can take hundreds of megabytes
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -122,7 +124,7 @@ def make_app(
     app = FastAPI(title=title, description="Search by dense vectors.", lifespan=lifespan)
     app.middleware("http")(_limited(metrics))
 
-    @app.post("/search", responses={404: {}, 413: {}, 503: {}})
+    @app.post("/search", responses={404: {}, 411: {}, 413: {}, 500: {}, 503: {}})
     async def search(request: SearchRequest) -> SearchAnswer:
         """The documents that fit a question best."""
         start = time.perf_counter()
@@ -133,8 +135,12 @@ def make_app(
             hits = await batchers[name].search(request.query, request.depth)
         except FullError:
             raise HTTPException(503, "too many requests wait; try again", {"Retry-After": "1"}) from None
-        except TevaError as error:
+        except QueryError as error:
             raise HTTPException(422, str(error)) from error
+        except (TevaError, OSError) as error:
+            # What is wrong is not with the question, and names files of this machine.
+            logger.exception("serve: %s: a search failed", name)
+            raise HTTPException(500, "the search failed; the service's log says why") from error
         seconds = time.perf_counter() - start
         metrics.seconds.labels(name).observe(seconds)
         return SearchAnswer(system=name, hits=[_found(name, hit) for hit in hits], seconds=round(seconds, 6))
@@ -149,30 +155,37 @@ def make_app(
         """For Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/media/{system}/{row}/{number}", response_class=Response, responses={404: {}})
+    @app.get("/media/{system}/{row}/{number}", response_class=Response, responses={206: {}, 404: {}, 416: {}})
     async def media(
-        system: str, row: Annotated[int, Path(ge=0, lt=1 << 62)], number: Annotated[int, Path(ge=0, lt=1 << 31)]
+        request: Request,
+        system: str,
+        row: Annotated[int, Path(ge=0, lt=1 << 62)],
+        number: Annotated[int, Path(ge=0, lt=1 << 31)],
+        width: Annotated[int | None, Query(ge=16, le=2048, description="a thumbnail of a picture, pixels")] = None,
     ) -> Response:
-        """The bytes of a document's picture, clip or recording."""
+        """The bytes of a document's picture, clip or recording (ranges of them too), or a thumbnail."""
         if system not in systems or row >= len(systems[system].store):
             raise HTTPException(404, "no such document")
         pieces = systems[system].store.get([row])[0].media
         if number >= len(pieces):
             raise HTTPException(404, f"the document has {len(pieces)} media")
+        piece = pieces[number]
+        if width is not None and piece.kind != "image":
+            raise HTTPException(404, f"no thumbnail of a {piece.kind}")
         try:
-            data = await anyio.to_thread.run_sync(pieces[number].read)
+            if width is not None:
+                return await anyio.to_thread.run_sync(thumbnail, piece, width, limiter=decoding)
+            return await anyio.to_thread.run_sync(answer, piece, request.headers.get("range"))
         except TevaError as error:
             logger.warning("serve: %s", error)
-            raise HTTPException(404, f"the {pieces[number].kind} cannot be read; the service's log says why") from error
-        headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
-        return Response(data, media_type=_type(pieces[number], data), headers=headers)
+            raise HTTPException(404, f"the {piece.kind} cannot be read; the service's log says why") from error
 
     @app.get("/", response_class=HTMLResponse)
     async def page() -> HTMLResponse:
         """A page for people."""
         text = resources.files("teva_infer.serving").joinpath("page.html").read_text(encoding="utf-8")
         # Nothing from elsewhere, and nothing of a document can run.
-        policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+        policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
     return app
@@ -199,32 +212,20 @@ def _described(system: System) -> dict[str, Any]:
 def _limited(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
     """Refuse bodies that are too large before they are read, and count what is answered."""
 
-    async def answer(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def limited(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MOST_BYTES:
             response: Response = JSONResponse({"detail": f"more than {MOST_BYTES:,} bytes"}, 413)
         elif "transfer-encoding" in request.headers:
             response = JSONResponse({"detail": "a body without Content-Length"}, 411)
         else:
-            response = await follow(request)
+            try:
+                response = await follow(request)
+            except Exception:
+                logger.exception("serve: %s", request.url.path)
+                response = JSONResponse({"detail": "an error of the service; its log says why"}, 500)
         route = request.scope.get("route")
         metrics.requests.labels(getattr(route, "path", "other"), str(response.status_code)).inc()
         return response
 
-    return answer
-
-
-_SIGNATURES = (
-    (0, b"\x89PNG", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF8", "image/gif"),
-    (8, b"WEBP", "image/webp"), (4, b"ftyp", "video/mp4"), (0, b"\x1aE\xdf\xa3", "video/webm"),
-    (8, b"WAVE", "audio/wav"), (0, b"OggS", "audio/ogg"), (0, b"fLaC", "audio/flac"), (0, b"ID3", "audio/mpeg"),
-    (0, b"\xff\xfb", "audio/mpeg"),
-)  # fmt: skip
-
-
-def _type(media: Media, data: bytes) -> str:
-    """By the bytes themselves, so that no file is taken for a page."""
-    for place, signature, kind in _SIGNATURES:
-        if data[place : place + len(signature)] == signature and kind.partition("/")[0] == media.kind:
-            return kind
-    return "application/octet-stream"
+    return limited

@@ -106,10 +106,13 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self._thread, self._search, [one.query for one in asked], depth)
-        except Exception as error:  # noqa: BLE001 - each of the requests is told
-            for request in asked:
-                if not request.answer.done():
-                    request.answer.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - who asked is told
+            if len(asked) > 1:
+                # One question may be what is wrong: the others are answered.
+                for request in asked:
+                    await self._run([request])
+            elif not asked[0].answer.done():
+                asked[0].answer.set_exception(error)
             return
         for request, hits in zip(asked, found, strict=True):
             if not request.answer.done():

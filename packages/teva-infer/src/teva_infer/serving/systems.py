@@ -10,7 +10,7 @@ import numpy as np
 
 from teva_data.dataset import Dataset
 from teva_data.embeddings import Embeddings
-from teva_data.errors import TevaError
+from teva_data.errors import DataError, TevaError
 from teva_data.records import Document
 from teva_infer.encoder import Encoder
 from teva_infer.indexes.opened import Index
@@ -34,6 +34,10 @@ class Hit:
     document: Document
 
 
+class QueryError(TevaError):
+    """A question that the model cannot read."""
+
+
 class System:
     """A model over a corpus.
 
@@ -45,6 +49,7 @@ class System:
         index: an index of them, or none for exact search.
         knobs: of the index.
         device: where queries are encoded.
+        index_device: where the index is searched.
 
     Raises:
         TevaError: the embeddings are of another model or another corpus.
@@ -60,13 +65,15 @@ class System:
         index: str | Path | None = None,
         knobs: dict[str, int] | None = None,
         device: str = "auto",
+        index_device: str = "cpu",
     ) -> None:
         self.name = name
-        self.embeddings = Embeddings.open(corpus)
+        # Exact search reads all of it for each batch; with an index it is read at the places of candidates alone.
+        self.embeddings = Embeddings.open(corpus, verify=index is None)
         self.encoder = Encoder.load(model, device=device, role="query", dim=self.embeddings.dim)
         self.store = Dataset.open(dataset).corpus
         self._check(str(model))
-        self.index = None if index is None else Index(index, self.embeddings, knobs)
+        self.index = None if index is None else Index(index, self.embeddings, knobs, index_device)
 
     def _check(self, model: str) -> None:
         made_by = self.embeddings.manifest["job"].get("model_fingerprint")
@@ -75,6 +82,12 @@ class System:
             raise TevaError(
                 f"{self.embeddings.directory}: made by the model {made_by!r}, and {model} is {own!r}. Encode the "
                 "corpus with it"
+            )
+        made_from = self.embeddings.manifest["job"].get("data_fingerprint", self.store.fingerprint)
+        if made_from != self.store.fingerprint:
+            raise TevaError(
+                f"{self.embeddings.directory}: made from the data {made_from!r}, and the corpus is now "
+                f"{self.store.fingerprint!r}. Encode it again"
             )
         if len(self.embeddings) != len(self.store):
             raise TevaError(
@@ -88,8 +101,14 @@ class System:
         Args:
             queries: texts, without prompts: the model's own is put before them.
             depth: documents for each.
+
+        Raises:
+            QueryError: a text has no tokens.
         """
-        vectors = self.encoder.encode_queries(list(queries))
+        try:
+            vectors = self.encoder.encode_queries(list(queries))
+        except DataError as error:
+            raise QueryError(str(error)) from error
         depth = min(depth, len(self.embeddings))
         if self.index is None:
             scores, rows, filled = search_block(vectors, self.embeddings, depth)
