@@ -250,6 +250,7 @@ class EmbeddingWriter:
         return stored
 
 
+MAPPED = 4096  # shards whose mapping is kept; systems allow a process some 65,000 mappings
 ANOTHER_JOB = "Use another directory, or overwrite=True (--overwrite) to remove them"
 
 
@@ -275,6 +276,7 @@ class Embeddings:
         self.left_out = {name: why for entry in entries for name, why in entry.get("left_out", {}).items()}
         self._files = [directory / entry["file"] for entry in entries]
         self._starts = np.cumsum([0, *(entry["rows"] for entry in entries)])
+        self._mapped: dict[Path, Any] = {}
 
     @classmethod
     def open(cls, directory: str | Path, verify: bool = True) -> Embeddings:
@@ -362,7 +364,7 @@ class Embeddings:
         bounds = np.searchsorted(wanted, self._starts)
         for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
             if low < high:
-                found = self._batch(shard).column("id").take(pa.array(wanted[low:high] - self._starts[shard]))
+                found = self._kept(shard).column("id").take(pa.array(wanted[low:high] - self._starts[shard]))
                 names[low:high] = found.to_pylist()
         return names[back.reshape(np.shape(rows))]
 
@@ -375,17 +377,24 @@ class Embeddings:
 
         Yields:
             Places in ``rows`` and their vectors, float32 or float16 [at most size, dim]; all places once, in the order
-            of the rows.
+            of the rows. The vectors lie in one buffer, which the next ones overwrite: new memory for each would take
+            ten times as long as copying them.
         """
         order = np.argsort(rows, kind="stable")
+        buffer = np.empty((min(size, len(rows)), self.dim), dtype=np.float16 if self.dtype == "float16" else np.float32)
         bounds = np.searchsorted(rows[order], self._starts)
         for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
             if low == high:
                 continue
-            vectors = self._vectors(self._batch(shard))
+            numbers, scale = _raw(self._kept(shard), self.dim)
             for start in range(low, high, size):
                 places = order[start : min(start + size, high)]
-                yield places, vectors[rows[places] - self._starts[shard]]
+                own, vectors = rows[places] - self._starts[shard], buffer[: len(places)]
+                if numbers.dtype == vectors.dtype:
+                    np.take(numbers, own, axis=0, out=vectors, mode="clip")  # other modes copy once more
+                else:
+                    vectors[:] = self._wide(numbers[own], scale if scale is None else scale[own])
+                yield places, vectors
 
     def matrix(self) -> np.ndarray:
         """All vectors as float32 [len(self), dim], in memory."""
@@ -395,7 +404,10 @@ class Embeddings:
         return whole
 
     def _vectors(self, batch: Any) -> np.ndarray:
-        numbers, scale = _raw(batch, self.dim)
+        return self._wide(*_raw(batch, self.dim))
+
+    def _wide(self, numbers: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+        """Stored numbers as vectors: float32, or float16 as they are."""
         if scale is not None:
             scaled: np.ndarray = numbers * scale[:, None]
             return scaled
@@ -403,6 +415,16 @@ class Embeddings:
             signs = np.unpackbits(numbers, axis=1).astype(np.float32)
             return (2 * signs - 1) / np.float32(np.sqrt(self.dim))
         return numbers
+
+    def _kept(self, shard: int) -> Any:
+        """A shard that stays mapped, for single rows: mapping it anew costs a page fault for each of them."""
+        path = self._files[shard]
+        batch = self._mapped.get(path)
+        if batch is None:
+            if len(self._mapped) >= MAPPED:
+                self._mapped.pop(next(iter(self._mapped)), None)
+            batch = self._mapped[path] = self._batch(shard)
+        return batch
 
     def _batch(self, shard: int) -> Any:
         return pa.ipc.open_file(pa.memory_map(str(self._files[shard]))).get_batch(0)

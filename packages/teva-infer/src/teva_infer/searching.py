@@ -254,8 +254,13 @@ def exact_scores(left: np.ndarray, corpus: Embeddings, query: np.ndarray, rows: 
 
     def score(part: tuple[int, int]) -> None:
         own = order[slice(*part)]
+        # Kept from one to the next: to be given new memory each time takes longer than what is done with it.
+        asked, numbers = np.empty((2, min(len(own), EXACT_ROWS), left.shape[1]))
         for places, vectors in corpus.take_vectors(rows[own], EXACT_ROWS):
-            scores[own[places]] = np.einsum("nd,nd->n", left[query[own[places]]], on_grid(vectors))
+            mine, count = own[places], len(places)
+            np.take(left, query[mine], axis=0, out=asked[:count], mode="clip")
+            on_grid(vectors, out=numbers[:count])
+            scores[mine] = np.vecdot(asked[:count], numbers[:count])
 
     stretches = parts(len(rows), least=8 * EXACT_ROWS)
     with ThreadPoolExecutor(len(stretches)) as pool:
@@ -284,7 +289,7 @@ BACKENDS: dict[str, Callable[[np.ndarray, Embeddings, int], Iterator[Step]]] = {
 }  # fmt: skip
 
 
-def on_grid(vectors: np.ndarray) -> np.ndarray:
+def on_grid(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Vectors as float64, each rounded to a multiple of 2^-26 of the power of two at its length.
 
     Inner products of such vectors are exact in float64: a number has at most 27 bits, and by Cauchy and Schwarz no
@@ -292,8 +297,9 @@ def on_grid(vectors: np.ndarray) -> np.ndarray:
 
     Args:
         vectors: float16 or float32 [N, dim].
+        out: where they go, float64 [N, dim]; new memory where not given.
     """
-    numbers: np.ndarray = np.square(vectors, dtype=np.float64)
+    numbers: np.ndarray = np.square(vectors, out=out, dtype=np.float64)
     lengths = np.sqrt(numbers.sum(axis=1))
     # A vector normalised in float32 or float16 may be a little longer than 1; it is to count as 1.
     exponents = np.frexp(lengths * (1 - 2.0**-10))[1]

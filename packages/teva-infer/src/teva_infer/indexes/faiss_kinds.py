@@ -159,7 +159,7 @@ class BinaryKind:
 
     settings: Numbers = dataclasses.field(default_factory=dict)
     knobs: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
-    oversample: int = 10
+    oversample: int = 40
 
     def resolve(self, settings: Numbers, *, dim: int, rows: int) -> dict[str, int]:
         """See :class:`teva_infer.indexes.Kind`."""

@@ -52,9 +52,12 @@ def _products(queries: np.ndarray, corpus: Embeddings, query: np.ndarray, rows: 
 
     def multiply(part: tuple[int, int]) -> float:
         own, longest = order[slice(*part)], np.float32(0)
+        buffer = np.empty((min(len(own), EXACT_ROWS), queries.shape[1]), dtype=np.float32)
         for places, vectors in corpus.take_vectors(rows[own], EXACT_ROWS):
             vectors = vectors.astype(np.float32, copy=False)
-            scores[own[places]] = np.vecdot(queries[query[own[places]]], vectors)
+            asked = buffer[: len(places)]
+            np.take(queries, query[own[places]], axis=0, out=asked, mode="clip")
+            scores[own[places]] = np.vecdot(asked, vectors)
             longest = max(longest, np.vecdot(vectors, vectors).max())
         return float(longest)
 
