@@ -37,7 +37,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "jax": ("jax_training", "jax_runs"),
     "infer": ("infer_vllm", "infer_encoding", "infer_faults"),
     "eval": ("eval_runs", "eval_tasks", "eval_mteb"),
-    "scale_out": ("scale_out_growth", "scale_out_ray", "scale_out_service"),
+    "scale_out": ("scale_out_growth", "scale_out_service"),
     "images": ("images_data", "images_learning", "images_serving"),
 }
 NEEDS = ("data", "gpu")

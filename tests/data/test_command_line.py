@@ -11,6 +11,7 @@ import pytest
 
 import teva_data
 from teva_data.cli import main
+from teva_data.commandline import gathered
 from teva_data.dataset import Dataset
 from teva_data.runs import write_run
 from teva_data.stats import statistics
@@ -21,6 +22,18 @@ def pairs(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("question,answer\n" + "".join(f"question {n},answer {n * 11}\n" for n in range(50)))
     return path
+
+
+def test_an_option_may_be_given_several_times():
+    """Its words are put together; the parser alone would take the last and drop the others."""
+    for given, parsed in (
+        ("tune i --knob a=1 --out o --knob b=2 c=3 --x", "tune i --knob a=1 b=2 c=3 --out o --x"),
+        ("v p --out=o --s 1 --s=2 --seed=-1", "v p --out=o --s 1 2 --seed=-1"),
+        ("x --a.b 1 --a.b 2 --c 3", "x --a.b 1 --a.b 2 --c 3"),
+        ("a --k 1 --j 2 --k 3 --j 4 --k 5", "a --k 1 3 5 --j 2 4"),
+        ("v -- x", "v -- x"),
+    ):
+        assert gathered(given.split()) == parsed.split()
 
 
 def test_convert_mine_and_count(pairs, tmp_path, capsys):

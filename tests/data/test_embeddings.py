@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from teva_data.embeddings import Embeddings, EmbeddingWriter, shard_name
+from teva_data.embeddings import Embeddings, EmbeddingWriter
 from teva_data.errors import DataError, TevaError
 from teva_data.files import checksum
+from teva_data.shardfiles import shard_name
 
 JOB = {"role": "document", "normalized": True, "model_fingerprint": "m1", "prompt": "passage: ", "max_length": 64}
 
@@ -339,17 +340,17 @@ def test_two_writers_on_one_directory(tmp_path):
 def test_a_killed_writer_leaves_the_directory_free_and_no_rest(tmp_path):
     script = textwrap.dedent("""
         import sys, time, numpy as np
-        from teva_data import embeddings
+        from teva_data import shardfiles
         from teva_data.embeddings import EmbeddingWriter
         writer = EmbeddingWriter(sys.argv[1], job={"role": "query"}, shards=[2, 2], dim=3)
         writer.write(0, ["a", "b"], np.ones((2, 3), np.float32))
-        inner = embeddings._write_shard
+        inner = shardfiles._write_shard
         def half(file, *rest):
             inner(file, *rest)
             file.flush()
             print("inside", flush=True)
             time.sleep(60)
-        embeddings._write_shard = half
+        shardfiles._write_shard = half
         writer.write(1, ["c", "d"], np.ones((2, 3), np.float32))
     """)
     with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True) as process:

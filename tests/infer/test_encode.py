@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from teva_data.dataset import Dataset
-from teva_data.embeddings import Embeddings, shard_name
+from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, TevaError
+from teva_data.shardfiles import shard_name
 from teva_infer.encoder import Encoder
 from teva_infer.encoding import encode
 

@@ -57,7 +57,7 @@ def workers() -> list[int]:
 def test_two_workers_encode_and_search(cluster, alone, tiny_model, tiny_data, tmp_path):
     settings = {"shard_size": 5, "device": "cpu", "max_length": 9, "document_prompt": "of the "}
     encode(tiny_model, tiny_data, tmp_path / "alone", **settings)
-    encode_on_ray(tiny_model, tiny_data, tmp_path / "prompted", workers=2, **settings)
+    encode_on_ray(tiny_model, tiny_data, tmp_path / "prompted", workers=2, writes="workers", **settings)
     same(tmp_path / "alone", tmp_path / "prompted")
     encode_on_ray(tiny_model, tiny_data, tmp_path / "corpus", workers=2, shard_size=5, device="cpu")
     encode_on_ray(tiny_model, tiny_data, tmp_path / "test", workers=2, split="test", shard_size=5, device="cpu")

@@ -44,7 +44,7 @@ def run(
             dict(verbs),
             prog=package,
             description=f"{description}\n\n{VERBS_HELP.format(prog=package)}",
-            args=arguments,
+            args=gathered(arguments),
         )
         return status if isinstance(status, int) else 0
     except TevaError as error:
@@ -70,6 +70,32 @@ def _show_logs(level: str) -> None:
     for handler in logging.getLogger().handlers:
         # A log file may lower a package's own level; what is shown here stays what was asked for.
         handler.setLevel(level.upper())
+
+
+def gathered(words: Sequence[str]) -> list[str]:
+    """``--name a --name b`` as ``--name a b``: an option that takes several words may be given once or several times.
+
+    The parser would take the last one and say nothing of the others. An option that takes one word and is given twice
+    becomes one that does not parse.
+    """
+    options = [word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2]
+    several = {name for name in options if options.count(name) > 1 and "." not in name}
+    part: list[str] = []
+    parts = [part]
+    own: dict[str, list[str]] = {}  # of each of the several: its words, which are one of the parts
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in several:
+            if name not in own:
+                own[name] = [name]
+                parts.append(own[name])
+            part = own[name]
+            part += [value] if equals else []
+        elif word.startswith("--"):
+            parts.append(part := [word])
+        else:
+            part.append(word)
+    return [word for part in parts for word in part]
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -19,36 +19,27 @@ that it has length 1. Each row is made by itself: no ranges have to be learnt fi
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from .errors import DataError, TevaError, shorten
-from .files import atomic_file, checksum, fingerprint, lock_directory, write_json
-from .schema import SCHEMA
+from .files import checksum, fingerprint, lock_directory, write_json
+from .shardfiles import DTYPES, VERSION, ShardFiles, VectorDtype, entry_of, left_out_of, metadata_of, raw, shard_name
 
 logger = logging.getLogger(__name__)
 
-VERSION = SCHEMA["embeddings"]  # of the manifest and the shards; the reader takes this one
 MANIFEST = "manifest.json"
-DTYPES: Mapping[str, Any] = {
-    "float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8(),
-}  # fmt: skip
-VectorDtype = Literal["float32", "float16", "int8", "binary"]
-
-
-def shard_name(shard: int, shards: int) -> str:
-    """The file name of one shard, counted from 0."""
-    return f"shard-{shard:05d}-of-{shards:05d}.arrow"
 
 
 class EmbeddingWriter:
@@ -91,9 +82,11 @@ class EmbeddingWriter:
         self._job = {**job, "dim": dim, "dtype": dtype, "shards": [int(rows) for rows in shards]}
         self._job = json.loads(json.dumps(self._job))  # as it will be read back
         self._info = dict(info or {})
-        self._dim, self._dtype, self._rows = dim, dtype, [int(rows) for rows in shards]
+        self._dim, self._rows = dim, [int(rows) for rows in shards]
         self.fingerprint = fingerprint(VERSION, self._job)
+        self.files = ShardFiles(self.directory.resolve(), self.fingerprint, tuple(self._rows), dim, dtype)
         self._done: dict[int, dict[str, Any]] = {}
+        self._pending = False  # shards that the manifest does not name yet
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = lock_directory(self.directory, "writing embeddings")
         try:
@@ -123,18 +116,36 @@ class EmbeddingWriter:
         """
         if self._lock.closed:
             raise TevaError(f"{self.directory}: the writer is closed")
-        path, left_out = self._path(shard), dict(left_out or {})
-        vectors = self._checked(path, self._rows[shard] - len(left_out), ids, vectors)
-        try:
-            with atomic_file(path) as file:
-                _write_shard(file, ids, *_stored(vectors, self._dtype), DTYPES[self._dtype], self.fingerprint, left_out)
-        except OSError as error:
-            # A full disk does not say which file it had no room for.
-            if error.filename is None and error.errno is not None:
-                raise OSError(error.errno, error.strerror, str(path)) from error
-            raise
-        self._done[shard] = self._entry(path, len(ids), left_out)
-        self._write_manifest()
+        self._enter(shard, self.files.write(shard, ids, vectors, left_out))
+
+    def enter(self, shard: int, entry: Mapping[str, Any]) -> None:
+        """Enter a shard that another process has written.
+
+        Args:
+            shard: its number, from 0.
+            entry: what :meth:`ShardFiles.write` gave there.
+
+        Raises:
+            TevaError: the file is not here: the other process wrote to another disk. Or the writer is closed.
+        """
+        if self._lock.closed:
+            raise TevaError(f"{self.directory}: the writer is closed")
+        path = self._path(shard)
+        size = path.stat().st_size if path.exists() else None
+        if size != entry["bytes"]:
+            raise TevaError(
+                f"{path}: another process wrote {entry['bytes']:,} bytes, and here are {size}. Do both see one "
+                "directory?"
+            )
+        self._enter(shard, dict(entry))
+
+    def _enter(self, shard: int, entry: dict[str, Any]) -> None:
+        self._done[shard] = entry
+        self._pending = True
+        # The manifest names all shards, so writing it for each of many would take longer than the shards: it takes a
+        # twentieth of the time at most. A shard says itself what it is, so one that is not named yet is kept too.
+        if len(self._done) == len(self._rows) or time.monotonic() >= self._next_manifest:
+            self._write_manifest()
 
     def left_out(self) -> dict[str, str]:
         """The ids of the rows that the shards written so far do not hold, and why."""
@@ -142,6 +153,9 @@ class EmbeddingWriter:
 
     def close(self) -> None:
         """Give the directory free for other writers."""
+        if self._pending and not self._lock.closed:
+            with contextlib.suppress(OSError):  # on a full disk the shards say themselves what they are
+                self._write_manifest()
         self._lock.close()
 
     def __enter__(self) -> EmbeddingWriter:
@@ -186,7 +200,7 @@ class EmbeddingWriter:
 
     def _foreign_shard(self) -> Path | None:
         for path in sorted(self.directory.glob("shard-*.arrow")):
-            metadata = _metadata(path)
+            metadata = metadata_of(path)
             if metadata is not None and metadata.get("job") != self.fingerprint:
                 return path
         return None
@@ -198,20 +212,16 @@ class EmbeddingWriter:
             if not path.exists():
                 if known is not None:
                     logger.warning("%s: gone since it was written; it is made again", path)
-            elif known is not None and self._entry(path, known["rows"], known.get("left_out", {})) == known:
+            elif known is not None and entry_of(path, known["rows"], known.get("left_out", {})) == known:
                 self._done[shard] = known
-            elif known is None and (left_out := _whole(path, self.fingerprint, rows, self._dim)) is not None:
+            elif known is None and (left_out := left_out_of(path, self.fingerprint, rows, self._dim)) is not None:
                 logger.info("%s: whole, and kept from an earlier start", path)
-                self._done[shard] = self._entry(path, rows - len(left_out), left_out)
+                self._done[shard] = entry_of(path, rows - len(left_out), left_out)
             else:
                 logger.warning("%s: damaged; it is made again", path)
 
-    @staticmethod
-    def _entry(path: Path, rows: int, left_out: Mapping[str, str]) -> dict[str, Any]:
-        entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "checksum": checksum(path)}
-        return {**entry, "left_out": dict(left_out)} if left_out else entry
-
     def _write_manifest(self) -> None:
+        start = time.monotonic()
         write_json(
             self.directory / MANIFEST,
             {
@@ -223,31 +233,9 @@ class EmbeddingWriter:
                 "shards": [self._done[shard] for shard in sorted(self._done)],
             },
         )
-
-    def _checked(self, path: Path, rows: int, ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-        """The vectors, of a stored float16 in it; refused where one cannot be stored."""
-        if vectors.shape != (rows, self._dim) or len(ids) != rows:
-            raise DataError(
-                "wrong shape", file=path, field="vector",
-                found=f"{len(ids)} ids, vectors {list(vectors.shape)}",
-                expected=f"{rows} ids, vectors [{rows}, {self._dim}]",
-            )  # fmt: skip
-        kept = self._dtype if self._dtype == "float16" else "float32"
-        if vectors.dtype not in (np.dtype(np.float32), np.dtype(kept)):
-            expected = "float32" if kept == "float32" else f"float32 or {kept}"
-            raise DataError("wrong dtype", file=path, field="vector", found=str(vectors.dtype), expected=expected)
-        with np.errstate(over="ignore"):  # the check below names the row that does not fit
-            stored = np.ascontiguousarray(vectors, dtype=kept)
-        for bad, what, hint in (
-            (~np.isfinite(stored).all(axis=1), "holds NaN or infinity", "Encode in float32 or bfloat16"),
-            (~stored.any(axis=1), "is zero throughout, so it has no direction", "Look at this text and at the model"),
-        ):
-            if bad.any():
-                row = int(bad.argmax())
-                raise DataError(f"the vector of {ids[row]!r} {what}", file=path, field="vector",
-                                found=f"{int(bad.sum())} such of {rows}", expected="finite numbers, not all zero",
-                                hint=hint)  # fmt: skip
-        return stored
+        self._pending = False
+        end = time.monotonic()
+        self._next_manifest = end + 19 * (end - start)
 
 
 MAPPED = 4096  # shards whose mapping is kept; systems allow a process some 65,000 mappings
@@ -307,6 +295,11 @@ class Embeddings:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def sizes(self) -> list[int]:
+        """The rows of each shard."""
+        return [int(size) for size in np.diff(self._starts)]
+
     def part(self, number: int, count: int) -> Embeddings:
         """One of ``count`` parts of about equally many shards, in order; number 0 is the first. A part may be empty.
 
@@ -339,7 +332,7 @@ class Embeddings:
         """The ids of one shard, its numbers as stored ([rows, dim]; of binary embeddings uint8 [rows, dim / 8]), and of
         int8 embeddings the scale of each row, float32 [rows]."""
         batch = self._batch(number)
-        return batch.column("id").to_pylist(), *_raw(batch, self.dim)
+        return batch.column("id").to_pylist(), *raw(batch, self.dim)
 
     def vectors(self) -> Iterator[np.ndarray]:
         """Yield each shard's vectors as `shards` does, without reading the ids."""
@@ -386,7 +379,7 @@ class Embeddings:
         for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
             if low == high:
                 continue
-            numbers, scale = _raw(self._kept(shard), self.dim)
+            numbers, scale = raw(self._kept(shard), self.dim)
             for start in range(low, high, size):
                 places = order[start : min(start + size, high)]
                 own, vectors = rows[places] - self._starts[shard], buffer[: len(places)]
@@ -404,7 +397,7 @@ class Embeddings:
         return whole
 
     def _vectors(self, batch: Any) -> np.ndarray:
-        return self._wide(*_raw(batch, self.dim))
+        return self._wide(*raw(batch, self.dim))
 
     def _wide(self, numbers: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
         """Stored numbers as vectors: float32, or float16 as they are."""
@@ -428,83 +421,6 @@ class Embeddings:
 
     def _batch(self, shard: int) -> Any:
         return pa.ipc.open_file(pa.memory_map(str(self._files[shard]))).get_batch(0)
-
-
-def _stored(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Vectors as they are stored, and of int8 each row's scale."""
-    if dtype == "int8":
-        scale = np.abs(vectors).max(axis=1) / np.float32(127)
-        # A row of the smallest numbers there are has a scale of 0, and is 0.
-        whole = np.divide(vectors, scale[:, None], out=np.zeros_like(vectors), where=scale[:, None] > 0)
-        return np.rint(whole).astype(np.int8), scale
-    if dtype == "binary":
-        return np.packbits(vectors > 0, axis=1), None
-    return vectors, None
-
-
-def _write_shard(
-    file: IO[bytes],
-    ids: Sequence[str],
-    vectors: np.ndarray,
-    scale: np.ndarray | None,
-    dtype: Any,
-    job: str,
-    left_out: Mapping[str, str],
-) -> None:
-    width = vectors.shape[1]
-    columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)]
-    fields = [pa.field("id", pa.string(), False), pa.field("vector", pa.list_(dtype, width), False)]
-    if scale is not None:
-        columns.append(pa.array(scale))
-        fields.append(pa.field("scale", pa.float32(), False))
-    digest = _digest(ids, vectors, scale)
-    metadata = {"teva.schema": VERSION, "teva.job": job, "teva.digest": digest}
-    if left_out:
-        metadata["teva.left_out"] = json.dumps(left_out)
-    schema = pa.schema(fields, metadata=metadata)
-    with pa.ipc.new_file(file, schema) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
-
-
-def _digest(ids: Sequence[str], vectors: np.ndarray, scale: np.ndarray | None = None) -> str:
-    digest = xxhash.xxh3_128(json.dumps(list(ids)).encode())
-    for numbers in (vectors,) if scale is None else (vectors, scale):
-        digest.update(np.ascontiguousarray(numbers).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _raw(batch: Any, dim: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The numbers as stored [rows, dim] (of binary [rows, dim / 8]), and of int8 the scales: views of the file."""
-    numbers: np.ndarray = batch.column("vector").flatten().to_numpy(zero_copy_only=True)
-    width = dim // 8 if numbers.dtype == np.uint8 else dim
-    scale = batch.column("scale").to_numpy(zero_copy_only=True) if "scale" in batch.schema.names else None
-    return numbers.reshape(-1, width), scale
-
-
-def _metadata(path: Path) -> dict[str, str] | None:
-    """What a shard says of itself; None where the file is not a whole Arrow file."""
-    try:
-        with pa.memory_map(str(path)) as file:
-            metadata = pa.ipc.open_file(file).schema.metadata or {}
-    except (pa.ArrowInvalid, OSError):
-        return None
-    return {key.decode().removeprefix("teva."): value.decode() for key, value in metadata.items()}
-
-
-def _whole(path: Path, job: str, rows: int, dim: int) -> dict[str, str] | None:
-    """What a whole shard of a job has left out; None of any other file."""
-    metadata = _metadata(path)
-    if metadata is None or metadata.get("job") != job:
-        return None
-    try:
-        left_out: dict[str, str] = json.loads(metadata.get("left_out", "{}"))
-        with pa.memory_map(str(path)) as file:
-            batch = pa.ipc.open_file(file).get_batch(0)
-            ids = batch.column("id").to_pylist()
-            whole = len(ids) + len(left_out) == rows and metadata.get("digest") == _digest(ids, *_raw(batch, dim))
-            return left_out if whole else None
-    except (pa.ArrowException, OSError, ValueError):  # ValueError: ids that are no longer UTF-8
-        return None
 
 
 def _verify(path: Path, entry: Mapping[str, Any], contents: bool) -> None:

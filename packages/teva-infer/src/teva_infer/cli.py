@@ -415,6 +415,7 @@ def ray_encode(
     workers: int,
     gpus: float = 0,
     cpus: float = 1,
+    writes: Literal["here", "workers"] = "here",
     split: str | None = None,
     engine: str = "torch",
     device: str = "auto",
@@ -431,6 +432,7 @@ def ray_encode(
     token: str | None = None,
     offline: bool = False,
     engine_option: tuple[str, ...] = (),
+    bad_media: Literal["error", "skip"] = "error",
     overwrite: bool = False,
 ) -> None:
     """Encode by the workers of a Ray cluster (RAY_ADDRESS; of this machine where not set), into the same shards.
@@ -438,10 +440,12 @@ def ray_encode(
     Args:
         model: a model directory or hub id, as workers find it.
         dataset: the dataset's directory, as workers find it.
-        output: the directory for the shards; this process alone writes there.
+        output: the directory for the shards.
         workers: how many encode at a time; the shards of one that is lost are made again by others.
         gpus: of each worker; may be a part of one.
         cpus: of each worker.
+        writes: who writes shards: here, this process, which takes in all vectors; or workers, where they see the output
+            directory under the same path (for many workers).
         split: the split whose queries are encoded; without it, the corpus.
         engine: the engine that encodes.
         device: where each worker computes.
@@ -458,15 +462,17 @@ def ray_encode(
         token: the hub's access token; each worker's own without it.
         offline: use only what each worker's cache of the hub holds.
         engine_option: the engine's own, as encode takes them.
+        bad_media: error, or skip: leave out what has a picture that cannot be read, and name it.
         overwrite: remove other embeddings that lie in the output directory.
     """
     from .clusters import encode_on_ray
 
     found = encode_on_ray(
-        model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, split=split, engine=engine, device=device,
-        dtype=dtype, vector_dtype=vector_dtype, dim=dim, shard_size=shard_size, batch_tokens=batch_tokens,
-        batch_rows=batch_rows, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length,
-        revision=revision, token=token, offline=offline, engine_options=options_of(engine_option), overwrite=overwrite,
+        model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, writes=writes, split=split, engine=engine,
+        device=device, dtype=dtype, vector_dtype=vector_dtype, dim=dim, shard_size=shard_size,
+        batch_tokens=batch_tokens, batch_rows=batch_rows, query_prompt=query_prompt,
+        document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
+        engine_options=options_of(engine_option), bad_media=bad_media, overwrite=overwrite,
     )  # fmt: skip
     print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
 

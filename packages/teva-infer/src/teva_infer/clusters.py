@@ -1,10 +1,10 @@
 """Encoding and searching on a Ray cluster: the same shards and the same runs, made by workers anywhere.
 
 The shards of embeddings are independent of each other, so they are Ray Data's rows: a worker takes the number of a
-shard, reads and encodes its documents, and gives back its vectors; this process writes them. A worker that is lost
-takes no document with it: Ray starts its shard again elsewhere. Every worker must see the dataset and the model under
-the same paths. The parts of a search are Ray's tasks likewise, and what they find is merged as the parts of one
-process are.
+shard, reads and encodes its documents, and gives back its vectors, or writes them where all see one directory. A worker
+that is lost takes no document with it: Ray starts its shard again elsewhere. Every worker must see the dataset and the
+model under the same paths. The parts of a search are Ray's tasks likewise, and what they find is merged as the parts of
+one process are.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from typing import Any, Literal
 import numpy as np
 
 from teva_data.dataset import Dataset
-from teva_data.embeddings import Embeddings, EmbeddingWriter, VectorDtype
-from teva_data.errors import MissingExtraError, TevaError
+from teva_data.embeddings import Embeddings, EmbeddingWriter
+from teva_data.errors import MediaError, MissingExtraError, TevaError
 from teva_data.logfile import log_to
 from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.progress import Progress
 from teva_data.rendering import Renderer
 from teva_data.runs import Run
+from teva_data.shardfiles import ShardFiles, VectorDtype
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
-from .encoding import SHARD_SIZE, Source, facts, shard_sizes
+from .encoding import SHARD_SIZE, BadMedia, Source, facts, shard_sizes, without_bad
 from .searching import BATCH, Step, check_pair, collected, search_block
 from .topk import TopK
 
@@ -52,22 +53,29 @@ class _ShardEncoder:
     """A worker: it has loaded the model, and makes whole shards."""
 
     def __init__(
-        self, model: str, dataset: str, split: str | None, options: Mapping[str, Any], batch: Mapping[str, Any]
-    ) -> None:
+        self, model: str, dataset: str, split: str | None, options: Mapping[str, Any], batch: Mapping[str, Any],
+        skip: bool, files: ShardFiles | None,
+    ) -> None:  # fmt: skip
         role = "document" if split is None else "query"
         self.encoder = Encoder.load(model, role=role, **options)
-        data = Dataset.open(dataset)
+        data = Dataset.open(dataset, lenient=skip)
         self.source = Source(data.corpus if split is None else data.queries(split), self.encoder)
-        self.batch = batch
+        self.batch, self.skip, self.files = batch, skip, files
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Encode the shards of a batch of rows; strings and bytes, since shards differ in length."""
-        found: dict[str, list[Any]] = {"shard": [], "ids": [], "vectors": []}
+        """Encode the shards of a batch of rows; JSON and bytes, since shards differ in length."""
+        found: dict[str, list[Any]] = {"shard": [], "made": [], "vectors": []}
         for shard, start, stop in zip(rows["shard"], rows["start"], rows["stop"], strict=True):
-            ids, texts, token_ids = self.source.rows(int(start), int(stop))
-            vectors = self.encoder.encode_rows(token_ids, texts, **self.batch)
+            bad = dict[int, MediaError]() if self.skip else None
+            ids, texts, token_ids = self.source.rows(int(start), int(stop), bad)
+            vectors = self.encoder.encode_rows(token_ids, texts, **self.batch, bad=bad)
+            ids, vectors, left_out = without_bad(ids, vectors, bad or {})
+            made: dict[str, Any] = {"ids": ids, "left_out": left_out}
+            if self.files is not None:
+                made = {"entry": self.files.write(int(shard), ids, vectors, left_out), "left_out": left_out}
+                vectors = vectors[:0]
             found["shard"].append(int(shard))
-            found["ids"].append(json.dumps(ids))
+            found["made"].append(json.dumps(made))
             found["vectors"].append(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
         return found
 
@@ -80,6 +88,7 @@ def encode_on_ray(
     workers: int,
     gpus: float = 0,
     cpus: float = 1,
+    writes: Literal["here", "workers"] = "here",
     split: str | None = None,
     engine: str = "torch",
     device: str = "auto",
@@ -96,6 +105,7 @@ def encode_on_ray(
     token: str | None = None,
     offline: bool = False,
     engine_options: Mapping[str, Any] | None = None,
+    bad_media: BadMedia = "error",
     overwrite: bool = False,
 ) -> Embeddings:
     """As :func:`teva_infer.encode`, by workers of the Ray cluster that this process belongs to.
@@ -106,10 +116,12 @@ def encode_on_ray(
     Args:
         model: as workers find it.
         dataset: likewise.
-        output: the directory for the shards; this process alone writes there.
+        output: the directory for the shards.
         workers: how many encode at a time.
         gpus: of each worker.
         cpus: of each worker.
+        writes: who writes the shards: "here", this process alone, which then takes in all vectors; or the "workers",
+            where they see ``output`` under the same path.
         split: see :func:`teva_infer.encode`, and so on.
         engine: what workers load.
         device: where each computes.
@@ -126,6 +138,7 @@ def encode_on_ray(
         token: the hub's access token; each worker's own where not given.
         offline: use only what each worker's cache of the hub holds.
         engine_options: the engine's own.
+        bad_media: "skip" leaves out what has a picture that cannot be read.
         overwrite: remove embeddings of another job.
 
     Raises:
@@ -133,7 +146,8 @@ def encode_on_ray(
         TevaError: see :func:`teva_infer.encode`.
     """
     ray = _ray()
-    data = Dataset.open(dataset)
+    skip = bad_media == "skip"
+    data = Dataset.open(dataset, lenient=skip)
     role = "document" if split is None else "query"
     hub: dict[str, Any] = {"revision": revision, "token": token, "offline": offline}
     found = load_artifact(model, **hub)
@@ -158,15 +172,21 @@ def encode_on_ray(
         made = _shards_from_workers(
             ray, writer.missing(), shards, workers=workers, gpus=gpus, cpus=cpus,
             arguments={
-                "model": str(model), "dataset": str(Path(dataset).resolve()), "split": split, "options": options,
-                "batch": batch,
+                "model": str(Path(model).resolve() if Path(model).exists() else model), "split": split,
+                "dataset": str(Path(dataset).resolve()), "options": options,
+                "batch": batch, "skip": skip, "files": writer.files if writes == "workers" else None,
             },
         )  # fmt: skip
         done = len(source) - sum(shards[shard] for shard in writer.missing())
         with Progress(len(source), "encode", "documents" if split is None else "queries", done=done) as progress:
-            for shard, ids, vectors in made:
-                writer.write(shard, ids, vectors.reshape(len(ids), -1))
-                progress.add(len(ids))
+            for shard, one, vectors in made:
+                for name, why in one["left_out"].items():
+                    logger.warning("encode: the %s %r is left out: %s", source.role, name, why)
+                if writes == "workers":
+                    writer.enter(shard, one["entry"])
+                else:
+                    writer.write(shard, one["ids"], vectors.reshape(-1, encoder.dim), one["left_out"])
+                progress.add(shards[shard])
     return Embeddings.open(output, verify=False)
 
 
@@ -179,8 +199,8 @@ def _shards_from_workers(
     gpus: float,
     cpus: float,
     arguments: Mapping[str, Any],
-) -> Iterator[tuple[int, list[str], np.ndarray]]:
-    """Shards as they are finished, in any order."""
+) -> Iterator[tuple[int, dict[str, Any], np.ndarray]]:
+    """Shards as they are finished, in any order: number, what the worker says of it, and its numbers in one row."""
     if not missing:
         return
     starts = np.cumsum([0, *shards]).tolist()
@@ -192,7 +212,7 @@ def _shards_from_workers(
     )  # fmt: skip
     with _own_errors():
         for row in made.iter_rows():
-            yield int(row["shard"]), json.loads(row["ids"]), np.frombuffer(row["vectors"], dtype=np.float32)
+            yield int(row["shard"]), json.loads(row["made"]), np.frombuffer(row["vectors"], dtype=np.float32)
 
 
 def search_on_ray(
@@ -242,7 +262,7 @@ def _scan_on_ray(
     queries: np.ndarray, corpus: Embeddings, depth: int, *, ray: Any, parts: int, cpus: float
 ) -> Iterator[Step]:
     """Search each part of a corpus elsewhere, and keep the best: rows are those of the whole corpus."""
-    parts = min(parts, len(corpus.manifest["job"]["shards"]))
+    parts = min(parts, len(corpus.sizes))
     sizes = [len(corpus.part(number, parts)) for number in range(parts)]
     starts = [0, *itertools.accumulate(sizes)]
     task = ray.remote(num_cpus=cpus, max_retries=-1)(_search_part)

@@ -16,13 +16,14 @@ from typing import Any, Literal
 import numpy as np
 
 from teva_data.dataset import Dataset
-from teva_data.embeddings import MANIFEST, Embeddings, EmbeddingWriter, VectorDtype
+from teva_data.embeddings import MANIFEST, Embeddings, EmbeddingWriter
 from teva_data.errors import DataError, MediaError, TevaError
 from teva_data.leaving_out import tokenized
 from teva_data.logfile import log_to
 from teva_data.pieces import Media
 from teva_data.prefetch import prefetch
 from teva_data.progress import Progress
+from teva_data.shardfiles import VectorDtype
 from teva_data.store import CorpusStore, QueryStore
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder

@@ -120,7 +120,7 @@ def export_parquet(
     """
     rows, output = Rows(embeddings, data, numbers), Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    sizes = rows.embeddings.manifest["job"]["shards"]
+    sizes = rows.embeddings.sizes
     with lock_directory(output, "exporting"):
         remove_leftovers(output, "*.parquet")
         names = [f"part-{shard:05d}-of-{len(sizes):05d}.parquet" for shard in range(len(sizes))]
@@ -200,7 +200,7 @@ def _blocks(rows: Rows, there: int) -> Iterator[pa.Table]:
     """
     waiting: list[pa.Table] = []
     first = 0
-    for shard, size in enumerate(rows.embeddings.manifest["job"]["shards"]):
+    for shard, size in enumerate(rows.embeddings.sizes):
         first += size
         if first <= there:
             continue
@@ -215,7 +215,8 @@ def _blocks(rows: Rows, there: int) -> Iterator[pa.Table]:
 
 
 def _documents(embeddings: Embeddings, data: Dataset | str | Path) -> Any:
-    store = (data if isinstance(data, Dataset) else Dataset.open(data)).corpus
+    lenient = bool(embeddings.left_out)  # documents without their files are not among the rows
+    store = (data if isinstance(data, Dataset) else Dataset.open(data, lenient=lenient)).corpus
     made_from = embeddings.manifest["job"].get("data_fingerprint", store.fingerprint)
     if embeddings.role == "query" or made_from != store.fingerprint:
         raise TevaError(

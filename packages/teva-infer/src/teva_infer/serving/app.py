@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import resources
@@ -35,14 +36,18 @@ class SearchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    query: str = Field(max_length=MOST_CHARACTERS, description="a text, without the model's prompt")
+    query: str = Field(
+        max_length=MOST_CHARACTERS, description="a text, without the model's prompt",
+        # Told in the schema; refused below, in words.
+        json_schema_extra={"minLength": 1, "pattern": r"\S"},
+    )  # fmt: skip
     depth: int = Field(10, ge=1, le=MOST_DEPTH, description="documents wanted")
     system: str | None = Field(None, description="which model answers, as /health lists them; the first if not given")
 
     @field_validator("query")
     @classmethod
     def _something(cls, value: str) -> str:
-        if not value.strip():
+        if not re.search(r"\S", value):
             raise ValueError("an empty query; expected a text")
         try:
             value.encode()
@@ -124,7 +129,7 @@ def make_app(
     app = FastAPI(title=title, description="Search by dense vectors.", lifespan=lifespan)
     app.middleware("http")(_limited(metrics))
 
-    @app.post("/search", responses={404: {}, 411: {}, 413: {}, 500: {}, 503: {}})
+    @app.post("/search", responses={400: {}, 404: {}, 411: {}, 413: {}, 500: {}, 503: {}})
     async def search(request: SearchRequest) -> SearchAnswer:
         """The documents that fit a question best."""
         start = time.perf_counter()

@@ -71,7 +71,8 @@ class System:
         # Exact search reads all of it for each batch; with an index it is read at the places of candidates alone.
         self.embeddings = Embeddings.open(corpus, verify=index is None)
         self.encoder = Encoder.load(model, device=device, role="query", dim=self.embeddings.dim)
-        self.store = Dataset.open(dataset).corpus
+        # Documents that were left out for a file that is not there are never found, so nobody asks for it.
+        self.store = Dataset.open(dataset, lenient=bool(self.embeddings.left_out)).corpus
         self._check(str(model))
         self.index = None if index is None else Index(index, self.embeddings, knobs, index_device)
 
@@ -89,9 +90,10 @@ class System:
                 f"{self.embeddings.directory}: made from the data {made_from!r}, and the corpus is now "
                 f"{self.store.fingerprint!r}. Encode it again"
             )
-        if len(self.embeddings) != len(self.store):
+        encoded = len(self.embeddings) + len(self.embeddings.left_out)
+        if encoded != len(self.store):
             raise TevaError(
-                f"{self.embeddings.directory}: {len(self.embeddings):,} vectors, and the corpus has "
+                f"{self.embeddings.directory}: of {encoded:,} documents, and the corpus has "
                 f"{len(self.store):,} documents. Encode the corpus again"
             )
 
