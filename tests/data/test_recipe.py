@@ -321,6 +321,6 @@ def test_a_described_default_is_the_default():
         rows = {key: default for key, default, _ in describe(section, "it") if default != "required"}
         for key, default in rows.items():
             name = key.removeprefix("it.")
-            expected = section.model_fields[name].get_default(call_default_factory=True)
+            expected = section.model_fields[name].get_default(call_default_factory=True, validated_data={})
             found = yaml.safe_load(default) if default else None
             assert (float(found) if isinstance(expected, float) else found) == expected

@@ -192,7 +192,7 @@ def test_a_document_without_tokens_has_an_address(encoder, tmp_path, monkeypatch
     data.mkdir()
     (data / "corpus.jsonl").write_text('{"docid": "a", "document_text": "tea"}\n{"docid": "b", "document_text": "?"}\n')
     # A tokenizer without special tokens that knows no piece of the text, as some decoders have.
-    monkeypatch.setattr(encoder.renderer, "tokenize", lambda texts: [[5], []])
+    monkeypatch.setattr(encoder.renderer, "tokenize", lambda texts, most: [[5], []])
     with pytest.raises(DataError, match="the document 'b' has no tokens") as caught:
         encode(encoder, data, tmp_path / "emb")
     assert str(caught.value).startswith(f"{data / 'corpus.jsonl'}:2: ")

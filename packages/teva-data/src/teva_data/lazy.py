@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from .siblings import expect
+
 
 def attributes(
     package: str, modules: Mapping[str, Sequence[str]]
@@ -19,7 +21,11 @@ def attributes(
     Args:
         package: its import name; the distribution has the same with ``-`` for ``_``.
         modules: a module's name within the package to the public names that it holds; ``__version__`` comes by itself.
+
+    Raises:
+        ImportError: a sibling is installed that the package does not go with (:mod:`teva_data.siblings`).
     """
+    expect(package.replace("_", "-"))
     homes = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:

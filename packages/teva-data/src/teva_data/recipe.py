@@ -383,7 +383,7 @@ def describe(section: type[Section], prefix: str) -> list[tuple[str, str, str]]:
     """(key, default, description) of each key of a section, for ``--help`` and for recipes written with comments."""
     rows = []
     for name, field in section.model_fields.items():
-        value = field.get_default(call_default_factory=True)
+        value = field.get_default(call_default_factory=True, validated_data={})
         default = "required" if field.is_required() else "" if value is None else str(value)
         rows.append((f"{prefix}.{name}", default, field.description or ""))
     return rows

@@ -150,5 +150,7 @@ def _refuse_contrastive(settings: LossSection) -> None:
     if settings.name not in ("kl", "margin_mse"):
         return
     for key in ("learn_temperature", "directions", "false_negative_margin", "false_negative_ratio", "options"):
-        if getattr(settings, key) != LossSection.model_fields[key].get_default(call_default_factory=True):
+        if getattr(settings, key) != LossSection.model_fields[key].get_default(
+            call_default_factory=True, validated_data={}
+        ):
             raise RecipeError(f"loss.{key}: of no use with loss.name: {settings.name}")
