@@ -40,6 +40,25 @@ def test_the_newer_pooling_key(model, mode, pooling):
     assert Artifact.load(model).pooling == pooling
 
 
+def test_a_pooling_of_another_package_is_named_and_no_other_runtime_loads_it(model):
+    """sentence-transformers would pool by the mean where no mode of its own is on."""
+    from sentence_transformers import SentenceTransformer
+
+    from teva_data.artifact import is_own, refuse_own, write_layout
+
+    write_layout(
+        model, pooling="ends", normalize=False, dim=32, max_length=48, prompts={"query": "", "document": ""}, teva={},
+        card="",
+    )  # fmt: skip
+    artifact = Artifact.load(model)
+    assert (artifact.pooling, artifact.normalize, artifact.dim) == ("ends", False, 32)
+    with pytest.raises(ArtifactError, match="found the pooling 'ends', which a package beside teva brings; vLLM knows"):
+        refuse_own(artifact, "vLLM")
+    with pytest.raises(Exception, match="teva"):
+        SentenceTransformer(str(model), device="cpu", local_files_only=True)
+    assert not any(is_own(each) for each in ("cls", "mean", "last", "towers", None))
+
+
 def test_prompts_that_the_model_stores(model):
     _edit(model / "config_sentence_transformers.json", prompts={"query": "Q: ", "document": "D: "})
     assert Artifact.load(model).prompts == {"query": "Q: ", "document": "D: "}

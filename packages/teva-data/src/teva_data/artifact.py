@@ -41,6 +41,8 @@ _DECODERS = (
 )  # fmt: skip
 # sentence-transformers' names for what teva calls cls, mean and last, in the newer key and in the older booleans.
 _ST_POOLING = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+# Where a package's own pooling is named; the module's type is none that sentence-transformers would load.
+_OWN_POOLING, _OWN_TYPE = "teva_pooling", "teva.Pooling"
 _ST_FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
 
 
@@ -52,8 +54,8 @@ class Artifact:
         path: the local directory.
         name: how it was asked for: a directory or a hub id.
         revision: the hub's commit; None for a local directory.
-        pooling: ``cls``, ``mean`` or ``last``, or ``towers`` of a model with two (:mod:`teva_data.towers`); None where
-            the directory does not say (a bare backbone).
+        pooling: ``cls``, ``mean`` or ``last``, ``towers`` of a model with two (:mod:`teva_data.towers`), or the name of
+            one that an installed package brings; None where the directory does not say (a bare backbone).
         normalize: whether vectors end with length 1.
         dim: components of a vector.
         max_length: tokens of the longest input, special tokens included; longer ones are cut.
@@ -246,7 +248,7 @@ def write_layout(
 
     Args:
         directory: where; exists already.
-        pooling: ``cls``, ``mean``, ``last`` or ``towers``.
+        pooling: ``cls``, ``mean``, ``last``, ``towers``, or the name of a package's own.
         normalize: whether a Normalize module ends the chain.
         dim: components of a vector.
         max_length: tokens, special ones included, of queries and documents alike.
@@ -264,7 +266,7 @@ def write_layout(
                 "idx": number,
                 "name": str(number),
                 "path": "" if number == 0 else f"{number}_{kind}",
-                "type": f"sentence_transformers.models.{kind}",
+                "type": _OWN_TYPE if kind == "Pooling" and is_own(pooling) else f"sentence_transformers.models.{kind}",
             }
             for number, kind in enumerate(types)
         ],
@@ -290,6 +292,24 @@ def write_layout(
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 
+def is_own(pooling: str | None) -> bool:
+    """Whether a pooling is one that a package brings: runtimes other than the trainers do not know it."""
+    return pooling not in (None, towers.POOLING, *_ST_POOLING.values())
+
+
+def refuse_own(artifact: Artifact, runtime: str) -> None:
+    """For runtimes that pool by themselves.
+
+    Raises:
+        ArtifactError: the artifact's pooling is one that a package brings.
+    """
+    if is_own(artifact.pooling):
+        raise ArtifactError(
+            f"{artifact.path}: found the pooling {artifact.pooling!r}, which a package beside teva brings; {runtime} "
+            f"knows {', '.join(_ST_POOLING.values())} and would give other vectors. Encode with the engine torch or jax"
+        )
+
+
 def _write_pooling(directory: Path, pooling: str, dim: int) -> None:
     modes = {
         "cls_token": pooling == "cls",
@@ -304,6 +324,7 @@ def _write_pooling(directory: Path, pooling: str, dim: int) -> None:
         {
             "word_embedding_dimension": dim,
             **{f"pooling_mode_{name}": on for name, on in modes.items()},
+            **({_OWN_POOLING: pooling} if is_own(pooling) else {}),
             "include_prompt": True,
         },
     )
@@ -330,6 +351,8 @@ def _read_modules(path: Path, config: dict[str, Any]) -> tuple[str | None, bool,
         )
     file = path / modules[1]["path"] / "config.json"
     config = _read_json(file)
+    if isinstance(own := config.get(_OWN_POOLING), str):
+        return own, "Normalize" in kinds, config.get("word_embedding_dimension")
     chosen = [name for flag, name in _ST_FLAGS.items() if config.get(flag)]
     mode = config.get("pooling_mode")
     if mode is not None:

@@ -60,9 +60,9 @@ def convert(
         overwrite: replace a dataset that is there.
     """
     from .conversion import convert
-    from .datasets import NAMES
+    from .datasets import known
 
-    if local is not None or (source in NAMES and not Path(source).exists()):
+    if local is not None or (source in known() and not Path(source).exists()):
         from teva_data.conversion.declared import convert_declared, refuse_told
 
         refuse_told(

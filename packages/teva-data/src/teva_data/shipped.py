@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from pydantic import create_model
 
 from .errors import RecipeError, nearest
 from .recipe import Recipe, Section, load_recipe
@@ -53,6 +56,22 @@ def shipped_recipe(name: str, package: str) -> Path:
         prog = package.replace("_", "-")
         raise RecipeError(f"{name}: no file and no recipe of this name ships with {prog}. {nearest(name, known)}")
     return known[name]
+
+
+def json_schema(owners: Mapping[str, type[Section]]) -> dict[str, Any]:
+    """The JSON schema of a recipe (draft 2020-12), for editors: keys, types, limits, and what each key means.
+
+    Args:
+        owners: sections that a trainer owns and their types; the others stay open.
+    """
+    whole = create_model("Recipe", __base__=Recipe, **{name: (kind, {}) for name, kind in owners.items()})  # type: ignore[call-overload]
+    found: dict[str, Any] = whole.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+
+
+def schema_text(owners: Mapping[str, type[Section]]) -> str:
+    """What ``recipes schema`` prints: :func:`json_schema` as text."""
+    return json.dumps(json_schema(owners), indent=2) + "\n"
 
 
 def list_or_show(action: str, name: str | None, package: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from . import commandline
-from .shipped import list_or_show
+from .shipped import list_or_show, schema_text
 
 _TRAIN_HELP = """Train a retriever from a recipe.
 
@@ -102,15 +102,21 @@ class Trainer:
 
     def _recipes(self) -> Callable[..., None]:
         def recipes(
-            action: Annotated[Literal["list", "show"], tyro.conf.Positional],
+            action: Annotated[Literal["list", "show", "schema"], tyro.conf.Positional],
             name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None,
         ) -> None:
-            """List the recipes that ship with the trainer, or show one.
+            """List the recipes that ship with the trainer, show one, or print the JSON schema of all for an editor.
+
+            An editor with a YAML language server checks a recipe while it is written, if the recipe begins with
+            `# yaml-language-server: $schema=recipe.schema.json`.
 
             Args:
-                action: list them all, or show one.
+                action: list them all, show one, or print the schema (`> recipe.schema.json`).
                 name: the one to show.
             """
+            if action == "schema":
+                print(schema_text(import_module(f"{self.package}.recipe").OWNERS), end="")
+                return
             print(list_or_show(action, name, self.package), end="")
 
         return recipes

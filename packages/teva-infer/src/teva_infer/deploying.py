@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from teva_data.artifact import ROLES, Artifact
+from teva_data.artifact import ROLES, Artifact, is_own
 from teva_data.pair import ArtifactPair, load_artifact
 
 RUNTIMES = ("vllm", "tei")
@@ -106,6 +106,10 @@ def _problems(artifact: Artifact, runtime: str) -> list[str]:
     if artifact.pooling is None:
         found.append(
             f"{path}: no modules.json: the runtime would choose a pooling of its own. Export it with teva-torch"
+        )
+    if is_own(artifact.pooling):
+        found.append(
+            f"the pooling {artifact.pooling!r} is one that a package brings: the runtime would pool in another way"
         )
     if artifact.max_length > artifact.positions:
         found.append(f"max_seq_length {artifact.max_length} is more than the model's {artifact.positions} positions")

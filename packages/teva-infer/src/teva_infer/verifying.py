@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from teva_data import towers
-from teva_data.artifact import ROLES, TEVA_FILE, Artifact
+from teva_data.artifact import ROLES, TEVA_FILE, Artifact, refuse_own
 from teva_data.errors import MissingExtraError, TevaError
 from teva_data.files import write_json
 from teva_data.pair import ArtifactPair, load_artifact
@@ -217,6 +217,7 @@ def _tell_unseen(name: str, probes: Sequence[Probe], taken: Sequence[Probe], abs
 def _by_sentence_transformers(artifact: Artifact, probes: Sequence[Probe], device: str, dtype: str) -> np.ndarray:
     if importlib.util.find_spec("sentence_transformers") is None:
         raise MissingExtraError("comparing with it", PEER)
+    refuse_own(artifact, PEER)
     from sentence_transformers import SentenceTransformer
 
     if any(probe.image for probe in probes):

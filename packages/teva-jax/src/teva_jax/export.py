@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 import jax
 from teva_data import exporting
-from teva_data.artifact import Artifact
+from teva_data.artifact import Artifact, is_own
 from teva_data.exporting import git_revision
 from teva_data.model_card import model_card
 from teva_data.parity import Vectors, gate, rendered
@@ -227,7 +227,7 @@ def _by_all(
     mesh = _local(trained)
     again, params = Retriever.load(artifact, mesh)
     found = {"teva-jax": (jax.__version__, vectors(again, params, None, Renderer.from_artifact(artifact), texts))}
-    if (peer := sentence_transformers_vectors(directory, texts)) is not None:
+    if not is_own(artifact.pooling) and (peer := sentence_transformers_vectors(directory, texts)) is not None:
         found["sentence-transformers"] = peer
     return found
 

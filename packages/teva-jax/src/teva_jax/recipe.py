@@ -84,13 +84,17 @@ class JaxSection(Section):
         return self
 
 
+OWNERS = {"jax": JaxSection}
+"""The sections that only this trainer has."""
+
+
 def read_recipe(
     source: str | Path | Mapping[str, Any] | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()
 ) -> Recipe:
     """A checked recipe with its ``jax`` section complete; arguments and errors as
     :func:`teva_data.shipped.read_recipe` has them.
     """
-    return read(source, overrides, package="teva_jax", owners={"jax": JaxSection})
+    return read(source, overrides, package="teva_jax", owners=OWNERS)
 
 
 def jax_section(recipe: Recipe) -> JaxSection:

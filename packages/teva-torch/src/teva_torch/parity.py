@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 
 import torch
 from teva_data import probes
-from teva_data.artifact import Artifact
+from teva_data.artifact import Artifact, is_own
 from teva_data.parity import Vectors, gate, rendered
 from teva_data.rendering import Renderer
 
@@ -46,15 +48,15 @@ def check(
     artifact = Artifact.load(directory)
     engine = TorchEngine.load(artifact, device=str(trained.device))
     vectors = {"teva-torch": _by_engine(engine, Renderer.from_artifact(artifact), texts)}
-    versions = {"teva-torch": torch.__version__}
+    versions = {"teva-torch": str(torch.__version__)}
     del engine
-    try:
-        import sentence_transformers
-    except ImportError:
+    if is_own(artifact.pooling):
+        logger.warning("parity: sentence-transformers has no pooling %r, so it is not compared", artifact.pooling)
+    elif importlib.util.find_spec("sentence_transformers") is None:
         logger.info("parity: sentence-transformers is not installed, so it is not compared")
     else:
         vectors["sentence-transformers"] = _by_sentence_transformers(directory, texts, str(trained.device))
-        versions["sentence-transformers"] = sentence_transformers.__version__
+        versions["sentence-transformers"] = importlib.metadata.version("sentence-transformers")
     found = {name: (versions[name], each) for name, each in vectors.items()}
     return gate(expected, found, threshold, key="torch.parity_cosine", base=base)
 

@@ -114,13 +114,17 @@ class TorchSection(Section):
         return self
 
 
+OWNERS = {"torch": TorchSection}
+"""The sections that only this trainer has."""
+
+
 def read_recipe(
     source: str | Path | Mapping[str, Any] | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()
 ) -> Recipe:
     """A checked recipe with its ``torch`` section complete; arguments and errors as
     :func:`teva_data.shipped.read_recipe` has them.
     """
-    return read(source, overrides, package="teva_torch", owners={"torch": TorchSection})
+    return read(source, overrides, package="teva_torch", owners=OWNERS)
 
 
 def torch_section(recipe: Recipe) -> TorchSection:

@@ -30,7 +30,7 @@ def convert_declared(
     """Make a dataset of one that is declared.
 
     Args:
-        name: one of :data:`teva_data.datasets.NAMES`.
+        name: one of :func:`teva_data.datasets.known`.
         destination: the directory to make.
         local: read a local copy in the hub's form in place of the hub: a directory with one directory for each
             repository, named as it is (``colpali`` and ``colpali-corpus``); or the one repository itself.

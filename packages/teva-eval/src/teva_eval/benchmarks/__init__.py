@@ -1,17 +1,19 @@
 """Declarations of known benchmarks, one module each.
 
-Add one by adding a module here with a :class:`Benchmark` (or several) in ``BENCHMARKS``, and its name to ``_MODULES``.
+Add one by adding a module here with a :class:`Benchmark` (or several) in ``BENCHMARKS``, and its name to ``_MODULES``;
+or in a package of your own, by an entry point in the group ``teva_eval.benchmarks`` that names the :class:`Benchmark`.
 """
 
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import entry_points
 
 from teva_data.errors import TevaError, nearest
 
 from .declaration import Benchmark, Task
 
-__all__ = ["NAMES", "Benchmark", "Task", "benchmark", "benchmarks", "find_task"]
+__all__ = ["NAMES", "Benchmark", "Task", "benchmark", "benchmarks", "find_task", "known"]
 
 _MODULES = {
     "beir": "beir", "beir-cqadupstack": "beir", "cqadupstack": "beir", "miracl": "miracl", "vidore-v1": "vidore",
@@ -19,26 +21,40 @@ _MODULES = {
     "wiki-ss": "media",
 }  # fmt: skip
 NAMES = tuple(_MODULES)
-"""The declared benchmarks."""
+"""The benchmarks that are declared here."""
+GROUP = "teva_eval.benchmarks"
+
+
+def known() -> tuple[str, ...]:
+    """All declared benchmarks: those here, then those of installed packages."""
+    return (*NAMES, *sorted({point.name for point in entry_points(group=GROUP)} - set(NAMES)))
 
 
 def benchmark(name: str) -> Benchmark:
     """A declared benchmark.
 
     Raises:
-        TevaError: none of this name is declared; the nearest one is named.
+        TevaError: none of this name is declared; the nearest one is named. Or a package's entry point names something
+            else.
     """
-    if name not in _MODULES:
-        raise TevaError(f"no benchmark {name!r} is declared. {nearest(name, NAMES)}")
-    declared = importlib.import_module(f".{_MODULES[name]}", __name__).BENCHMARKS
-    found = next(each for each in declared if each.name == name)
-    assert isinstance(found, Benchmark)
+    if name in _MODULES:
+        declared = importlib.import_module(f".{_MODULES[name]}", __name__).BENCHMARKS
+        found = next(each for each in declared if each.name == name)
+    elif points := tuple(entry_points(group=GROUP, name=name)):
+        found = points[0].load()
+    else:
+        raise TevaError(f"no benchmark {name!r} is declared. {nearest(name, known())}")
+    if not isinstance(found, Benchmark) or found.name != name:
+        raise TevaError(
+            f"entry point {name!r} of {GROUP}: found {getattr(found, 'name', found)!r}; expected a Benchmark of that "
+            "name"
+        )
     return found
 
 
 def benchmarks() -> list[Benchmark]:
     """All declared benchmarks."""
-    return [benchmark(name) for name in NAMES]
+    return [benchmark(name) for name in known()]
 
 
 def find_task(name: str) -> Task:

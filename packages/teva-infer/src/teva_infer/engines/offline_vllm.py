@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from teva_data.artifact import Artifact
+from teva_data.artifact import Artifact, refuse_own
 from teva_data.errors import MissingExtraError, TevaError
 from teva_data.pictures import Placed
 
@@ -62,8 +62,10 @@ class VllmEngine:
             options: of vLLM's ``LLM``, e.g. ``max_num_batched_tokens``, ``gpu_memory_utilization``.
 
         Raises:
+            ArtifactError: a pooling that vLLM does not know.
             MissingExtraError: no vLLM in this environment, and no other one named.
         """
+        refuse_own(artifact, "vLLM")
         if python is None and importlib.util.find_spec("vllm") is None:
             raise MissingExtraError(
                 "the engine 'vllm' (or `python`, the interpreter of an environment that has vLLM)", "teva-infer[vllm]"
