@@ -20,6 +20,7 @@ from teva_infer.cli import main
 from teva_infer.indexes import find_kind, known_kinds, tuning
 from teva_infer.indexes.building import MANIFEST, build_index, part_name
 from teva_infer.indexes.opened import Index
+from teva_infer.indexes.rescoring import rescore
 from teva_infer.indexes.tuning import recall, tune
 from teva_infer.searching import search, search_block
 
@@ -143,6 +144,24 @@ def test_a_corpus_smaller_than_the_depth(tmp_path):
         assert filled.sum(axis=1).tolist() == [45, 45]
         assert sorted(rows[0][:45].tolist()) == list(range(45))
         assert not filled[:, 45:].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("scale", [1.0, 37.0])
+def test_candidates_are_scored_as_exact_search_does_it(dtype, scale, queries, tmp_path):
+    """Of any stored numbers and lengths, with equal documents among them, places without a candidate, uneven shards."""
+    vectors = clustered(900, 5) * np.linspace(0.5, 1, 900, dtype=np.float32)[:, None] * scale
+    vectors[400:420] = vectors[7]
+    corpus = store(tmp_path / "c", vectors, shard=350, dtype=dtype)
+    asked = queries.matrix()
+    rows = np.tile(np.random.default_rng(1).permutation(900), (len(asked), 1))
+    padded = np.concatenate([rows, np.full((len(asked), 30), -1)], axis=1)
+    expected = search_block(asked, corpus, 50)
+    for candidates in (rows, padded):
+        for one, other in zip(rescore(asked, corpus, candidates, 50, 1.001 * scale), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    few = rescore(asked, corpus, rows[:, :20], 50, 1.001 * scale)
+    assert few[2].sum(axis=1).tolist() == [20] * len(asked)
 
 
 def test_beside_the_same_structure_made_by_hand(corpus, queries, tmp_path):

@@ -370,24 +370,42 @@ class Embeddings:
 
         Yields:
             Places in ``rows`` and their vectors, float32 or float16 [at most size, dim]; all places once, in the order
-            of the rows. The vectors lie in one buffer, which the next ones overwrite: new memory for each would take
+            of the shards. The vectors lie in one buffer, which the next ones overwrite: new memory for each would take
             ten times as long as copying them.
         """
-        order = np.argsort(rows, kind="stable")
         buffer = np.empty((min(size, len(rows)), self.dim), dtype=np.float16 if self.dtype == "float16" else np.float32)
-        bounds = np.searchsorted(rows[order], self._starts)
-        for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
-            if low == high:
-                continue
-            numbers, scale = raw(self._kept(shard), self.dim)
-            for start in range(low, high, size):
-                places = order[start : min(start + size, high)]
-                own, vectors = rows[places] - self._starts[shard], buffer[: len(places)]
+        for order, own, numbers, scale in self.by_shard(rows):
+            for start in range(0, len(order), size):
+                places, here = order[start : start + size], own[start : start + size]
+                vectors = buffer[: len(places)]
                 if numbers.dtype == vectors.dtype:
-                    np.take(numbers, own, axis=0, out=vectors, mode="clip")  # other modes copy once more
+                    np.take(numbers, here, axis=0, out=vectors, mode="clip")  # other modes copy once more
                 else:
-                    vectors[:] = self._wide(numbers[own], scale if scale is None else scale[own])
+                    vectors[:] = self._wide(numbers[here], scale if scale is None else scale[here])
                 yield places, vectors
+
+    def by_shard(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Which rows lie in which shard.
+
+        Args:
+            rows: integers in 0..len(self)-1, [n], in any order, any number of times.
+
+        Yields:
+            For each shard that has any, in order: places in ``rows``, int64 [m], ascending, and their rows within the
+            shard, int64 [m]; the shard's numbers as stored, a view of the file; and of int8 embeddings the scales.
+        """
+        sizes = np.diff(self._starts)
+        if sizes[0] and (sizes[:-1] == sizes[0]).all() and sizes[-1] <= sizes[0]:
+            shards = rows // sizes[0]
+        else:
+            shards = np.searchsorted(self._starts, rows, side="right") - 1
+        # Numbers of 16 bits are put in order by counting them.
+        order = np.argsort(shards.astype(np.uint16) if len(sizes) <= 2**16 else shards, kind="stable")
+        bounds = np.cumsum([0, *np.bincount(shards, minlength=len(sizes))])
+        for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
+            if low < high:
+                places = order[low:high]
+                yield places, rows[places] - self._starts[shard], *raw(self._kept(shard), self.dim)
 
     def matrix(self) -> np.ndarray:
         """All vectors as float32 [len(self), dim], in memory."""

@@ -3,7 +3,7 @@
 A directory holds one index::
 
     index/
-      index.json               what it was built from, and the checksum of each file
+      index.json               what it was built from; the checksum of each file, and the longest vector's length
       trained.index            the structure as it was trained, without vectors
       part-00000.index         the structure over the first ``part_rows`` vectors, and so on
 
@@ -29,7 +29,7 @@ from . import Kind, Numbers, Structure, find_kind
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "1"
+SCHEMA = "2"
 MANIFEST, TRAINED = "index.json", "trained.index"
 PART_ROWS = 2**20
 BLOCK = 8192  # vectors added at a time
@@ -132,10 +132,13 @@ class _Build:
         with Progress(total, "index", "documents", done=done) as progress:
             for number in missing:
                 structure = self.kind.load(self.output / TRAINED, self.job["settings"]).on(self.device)
+                longest = 0.0
                 for vectors in rows_between(self.corpus, *parts[number]):
                     structure.add(vectors)
+                    # Rounded up: how far a float32 product can be off follows from it.
+                    longest = max(longest, float(np.sqrt(np.vecdot(vectors, vectors).max())) * 1.001)
                     progress.add(len(vectors))
-                self._keep(part_name(number), structure)
+                self._keep(part_name(number), structure, longest=longest)
 
     def _train(self) -> None:
         if TRAINED in self.files:
@@ -148,13 +151,13 @@ class _Build:
             structure.train(sample(self.corpus, wanted, self.job["seed"]))
         self._keep(TRAINED, structure)
 
-    def _keep(self, name: str, structure: Structure) -> None:
+    def _keep(self, name: str, structure: Structure, **facts: float) -> None:
         # Written by the structure's own library, which takes a path: renamed when it is whole.
         temporary = self.output / f".{name}.new.tmp"
         structure.save(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        entry = {"bytes": temporary.stat().st_size, "checksum": checksum(temporary)}
+        entry = {"bytes": temporary.stat().st_size, "checksum": checksum(temporary), **facts}
         temporary.replace(self.output / name)
         self.files[name] = entry
         self._note()

@@ -53,6 +53,7 @@ class Index:
             )  # fmt: skip
         self.kind = find_kind(self.job["kind"])
         self.knobs = self.resolve(knobs or {})
+        self._longest = max(entry.get("longest", 0.0) for entry in manifest["files"].values())
         self._parts: list[tuple[int, int, Structure]] = []  # first row, rows
         size, total = self.job["part_rows"], self.job["rows"]
         for number, start in enumerate(range(0, total, size)):
@@ -106,11 +107,15 @@ class Index:
         candidates = TopK(len(queries), min(wanted, self.job["rows"]))
         for start, rows, structure in self._parts:
             scores, found = structure.search(queries, min(wanted, rows), own)
-            candidates.add_hits(scores, _from(found, start))
+            if len(self._parts) > 1 or not knobs[OVERSAMPLE]:
+                candidates.add_hits(scores, _from(found, start))
             yield rows
+        if knobs[OVERSAMPLE] and len(self._parts) == 1:
+            yield rescore(queries, self.corpus, _from(found, start), depth, self._longest)
+            return
         scores, found, filled = candidates.best()
         if knobs[OVERSAMPLE]:
-            yield rescore(queries, self.corpus, np.where(filled, found, -1), depth)
+            yield rescore(queries, self.corpus, np.where(filled, found, -1), depth, self._longest)
         else:
             yield _wide(scores, -np.inf, depth), _wide(found, 0, depth), _wide(filled, False, depth)
 

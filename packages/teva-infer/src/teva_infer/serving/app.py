@@ -190,7 +190,10 @@ def make_app(
         """A page for people."""
         text = resources.files("teva_infer.serving").joinpath("page.html").read_text(encoding="utf-8")
         # Nothing from elsewhere, and nothing of a document can run.
-        policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
+        policy = (
+            "default-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+            "frame-ancestors 'none'"
+        )
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
     return app
