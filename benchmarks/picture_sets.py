@@ -1,4 +1,4 @@
-"""A collection of pictures as two datasets: pictures to train on, with variants, and other pictures to search."""
+"""A collection of pictures, clips or recordings as two datasets: some to train on, with variants, others to search."""
 
 from __future__ import annotations
 
@@ -30,8 +30,15 @@ def write(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
 
 
-def divide(data: Path, output: Path, *, variants: int = 0, texts: Mapping[str, Sequence[str]] | None = None) -> Row:
-    """Two datasets of a converted one whose splits ask for different pictures.
+def divide(
+    data: Path,
+    output: Path,
+    *,
+    variants: int = 0,
+    texts: Mapping[str, Sequence[str]] | None = None,
+    kind: str = "image",
+) -> Row:
+    """Two datasets of a converted one whose splits ask for different pictures (or clips, or recordings).
 
     ``train`` holds the pictures of the training queries, each with ``variants`` of it: mirrored, shifted and scaled, so
     that a small collection tells what stays the same. ``test`` holds the pictures of the test queries, without those
@@ -42,6 +49,7 @@ def divide(data: Path, output: Path, *, variants: int = 0, texts: Mapping[str, S
         output: where.
         variants: of each training picture.
         texts: further training queries: docid to texts.
+        kind: of the documents: ``image``, ``video`` or ``audio``.
 
     Returns:
         How many there are of what.
@@ -50,15 +58,16 @@ def divide(data: Path, output: Path, *, variants: int = 0, texts: Mapping[str, S
     named = {
         split: {docid for row in found for docid in row["positive_document_ids"]} for split, found in splits.items()
     }
-    pictures = {row["docid"]: data / row["document_image"] for row in rows(data / "corpus.jsonl")}
-    known = {_pixels(pictures[docid]) for docid in named["train"]}
+    pictures = {row["docid"]: data / row[f"document_{kind}"] for row in rows(data / "corpus.jsonl")}
+    content = _pixels if kind == "image" else _bytes
+    known = {content(pictures[docid]) for docid in named["train"]}
     kept = []
     for docid in sorted(named["test"]):
-        pixels = _pixels(pictures[docid])
+        pixels = content(pictures[docid])
         if pixels not in known:
             known.add(pixels)
             kept.append(docid)
-    _test(output / "test", data, splits["test"], {docid: pictures[docid] for docid in kept})
+    _test(output / "test", data, splits["test"], {docid: pictures[docid] for docid in kept}, kind)
     queries = [*splits["train"]]
     for docid, each in (texts or {}).items():
         if docid in named["train"]:
@@ -66,25 +75,27 @@ def divide(data: Path, output: Path, *, variants: int = 0, texts: Mapping[str, S
                 {"query_id": f"{docid}~{number}", "query_text": text, "positive_document_ids": [docid]}
                 for number, text in enumerate(each)
             ]
-    _train(output / "train", queries, {docid: pictures[docid] for docid in sorted(named["train"])}, variants)
+    _train(output / "train", queries, {docid: pictures[docid] for docid in sorted(named["train"])}, variants, kind)
+    name = {"image": "pictures", "video": "clips", "audio": "recordings"}[kind]
     return {
-        "training pictures": len(named["train"]), "training queries": len(queries), "test pictures": len(kept),
+        f"training {name}": len(named["train"]), "training queries": len(queries), f"test {name}": len(kept),
         "left out of them, seen before": len(named["test"]) - len(kept),
         "test queries": sum(1 for _ in rows(output / "test" / "test.jsonl")),
     }  # fmt: skip
 
 
-def _train(directory: Path, queries: Sequence[Row], pictures: Mapping[str, Path], variants: int) -> None:
+def _train(directory: Path, queries: Sequence[Row], pictures: Mapping[str, Path], variants: int, kind: str) -> None:
     (directory / "media").mkdir(parents=True)
     documents, others = [], {}
     for docid, path in pictures.items():
         names = [docid]
         (directory / "media" / path.name).symlink_to(path.resolve())
-        documents.append({"docid": docid, "document_image": f"media/{path.name}"})
-        for number in range(variants):
-            name = f"{path.stem}~{number}.jpg"
-            _vary(path, directory / "media" / name, f"{docid}~{number}")
-            documents.append({"docid": f"{docid}~{number}", "document_image": f"media/{name}"})
+        documents.append({"docid": docid, f"document_{kind}": f"media/{path.name}"})
+        vary, end = {"image": (_vary, "jpg"), "audio": (_vary_sound, "wav")}.get(kind, (None, ""))
+        for number in range(variants if vary else 0):
+            name = f"{path.stem}~{number}.{end}"
+            vary(path, directory / "media" / name, f"{docid}~{number}")
+            documents.append({"docid": f"{docid}~{number}", f"document_{kind}": f"media/{name}"})
             names.append(f"{docid}~{number}")
         others[docid] = names
     write(directory / "corpus.jsonl", documents)
@@ -98,14 +109,14 @@ def _train(directory: Path, queries: Sequence[Row], pictures: Mapping[str, Path]
     )
 
 
-def _test(directory: Path, data: Path, queries: Sequence[Row], pictures: Mapping[str, Path]) -> None:
+def _test(directory: Path, data: Path, queries: Sequence[Row], pictures: Mapping[str, Path], kind: str) -> None:
     (directory / "media").mkdir(parents=True)
     (directory / "qrels").mkdir()
     for path in pictures.values():
         (directory / "media" / path.name).symlink_to(path.resolve())
     write(
         directory / "corpus.jsonl",
-        ({"docid": docid, "document_image": f"media/{path.name}"} for docid, path in pictures.items()),
+        ({"docid": docid, f"document_{kind}": f"media/{path.name}"} for docid, path in pictures.items()),
     )
     answered = [row for row in queries if not pictures.keys().isdisjoint(row["positive_document_ids"])]
     write(directory / "test.jsonl", answered)
@@ -120,6 +131,26 @@ def _pixels(path: Path) -> str:
 
     with Image.open(path) as picture:
         return hashlib.sha256(picture.convert("RGB").tobytes() + repr(picture.size).encode()).hexdigest()
+
+
+def _bytes(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _vary_sound(source: Path, target: Path, seed: str) -> None:
+    """A recording a little faster or slower, higher or lower with it, louder or quieter, later, with some noise."""
+    import soundfile
+    import soxr
+
+    from teva_data.modalities import decode
+    from teva_data.pieces import Media
+
+    found = decode(Media("audio", str(source)))
+    drawn = np.random.default_rng(int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16))
+    sound = soxr.resample(found.samples, found.rate, round(found.rate * drawn.uniform(0.85, 1.18)))
+    sound = np.concatenate([np.zeros(int(drawn.uniform(0, 0.15) * found.rate)), sound * drawn.uniform(0.5, 1.5)])
+    sound += drawn.normal(0, drawn.uniform(0, 0.01), len(sound))
+    soundfile.write(target, sound.clip(-1, 1).astype(np.float32), found.rate)
 
 
 def _vary(source: Path, target: Path, seed: str) -> None:

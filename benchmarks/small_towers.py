@@ -1,13 +1,15 @@
-"""A model with two towers that is small enough to be trained on two CPU cores: MiniLM reads, a tower from scratch sees.
+"""Models with two towers that are small enough to be trained on two CPU cores: MiniLM reads, a tower from scratch sees;
+or one from scratch reads, and one hears.
 
-It is transformers' ``VisionTextDualEncoder`` (LiT's setting, Zhai et al., arXiv 2111.07991: the tower that reads is
-trained already and left as it is, the other learns to say the same), in sentence-transformers' layout.
+The one that sees is transformers' ``VisionTextDualEncoder`` (LiT's setting, Zhai et al., arXiv 2111.07991: the
+tower that reads is trained already and left as it is, the other learns to say the same), in sentence-transformers' layout.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from teva_data.artifact import write_layout
@@ -63,3 +65,63 @@ def make(directory: Path, reader: Path, *, side: int = 48, patch: int = 8, width
         prompts={}, teva={}, card="A small model with two towers, untrained.\n",
     )  # fmt: skip
     return directory
+
+
+def make_hearing(directory: Path, texts: Iterable[str], *, seconds: int = 2, width: int = 32, mels: int = 32) -> Path:
+    """Write an untrained CLAP (Wu et al., arXiv 2211.06687) that reads letters, and hears 16,000 samples a second.
+
+    Args:
+        directory: where.
+        texts: whose letters it knows.
+        seconds: of a sound.
+        width: of the tower that hears, at first; its second part has twice that.
+        mels: rows of a spectrogram; four times as many columns stand for all of the sound.
+    """
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+
+    import torch
+
+    torch.manual_seed(0)
+    vocabulary = _letters(directory, texts)
+    reads = {
+        "vocab_size": vocabulary, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "intermediate_size": 256, "max_position_embeddings": POSITIONS + 2, "pad_token_id": 1, "bos_token_id": 0,
+        "eos_token_id": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "projection_dim": 128,
+    }  # fmt: skip
+    hears = {
+        "num_mel_bins": mels, "spec_size": 2 * mels, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
+        "patch_embeds_hidden_size": width, "depths": [2, 2], "num_attention_heads": [2, 4], "hidden_size": 2 * width,
+        "num_hidden_layers": 2, "projection_dim": 128, "enable_fusion": False, "drop_path_rate": 0.0,
+    }  # fmt: skip
+    config = ClapConfig(text_config=reads, audio_config=hears, projection_dim=128)
+    ClapModel(config).save_pretrained(directory)
+    rate = 16_000
+    hop = -(-seconds * rate // (4 * mels - 1))
+    ClapFeatureExtractor(
+        feature_size=mels, sampling_rate=rate, hop_length=hop, max_length_s=seconds, fft_window_size=512,
+        frequency_min=50, frequency_max=7600, truncation="rand_trunc", padding="pad",
+    ).save_pretrained(directory)  # fmt: skip
+    write_layout(
+        directory, pooling="towers", normalize=True, dim=128, max_length=POSITIONS, prompts={}, teva={},
+        card="A small model that hears, untrained.\n",
+    )  # fmt: skip
+    return directory
+
+
+def _letters(directory: Path, texts: Iterable[str]) -> int:
+    """A tokenizer of letters, in lower case; returns how many tokens it knows."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted({letter for text in texts for letter in text.lower()})
+    vocabulary = {name: number for number, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", *letters])}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    plain.normalizer = normalizers.Lowercase()
+    plain.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    plain.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    directory.mkdir(parents=True, exist_ok=True)
+    PreTrainedTokenizerFast(
+        tokenizer_object=plain, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        model_max_length=POSITIONS,
+    ).save_pretrained(directory)  # fmt: skip
+    return len(vocabulary)

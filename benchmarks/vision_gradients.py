@@ -1,6 +1,7 @@
 """The gradient of a batch of texts, pictures and both by every way that teva-torch has, beside the plainest one.
 
-As :mod:`benchmarks.gradients`, for a tiny random vision-language model; several processes are real ones too::
+As :mod:`benchmarks.gradients`, for a tiny random vision-language model, and for a Qwen2.5-Omni that is given clips and
+recordings too; several processes are real ones too::
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m benchmarks.vision_gradients WORK OUT STRATEGY
 
@@ -36,8 +37,11 @@ PASSES: dict[str, tuple[int, bool]] = {
 TRAINED: dict[str, dict[str, Any]] = {
     "full": {}, "frozen tower": {"freeze_vision": True}, "lora": {"lora": {"rank": 2, "alpha": 4}},
     "lora with the tower": {"lora": {"rank": 2, "alpha": 4, "vision": True}},
+    "frozen towers": {"freeze_vision": True, "freeze_audio": True},
+    "lora with both towers": {"lora": {"rank": 2, "alpha": 4, "vision": True, "audio": True}},
 }  # fmt: skip
-MAX_LENGTH = 80
+MAX_LENGTH = 160
+OMNI = "Qwen2_5Omni"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +61,27 @@ def cases(*, quick: bool = False) -> list[Case]:
     """All of the matrix, and of the other architectures what is trained whole; or the three that differ most."""
     if quick:
         return [Case("full", "cached unequal"), Case("lora", "plain in chunks"), Case("frozen tower", "cached unequal")]
+    seeing = [name for name in TRAINED if "towers" not in name]
     return [
-        *(Case(*parts) for parts in itertools.product(TRAINED, PASSES)),
+        *(Case(*parts) for parts in itertools.product(seeing, PASSES)),
         *(Case("full", "cached unequal", model) for model in ("Qwen2VL", "Qwen3VL")),
     ]
 
 
+def omni_cases(*, quick: bool = False) -> list[Case]:
+    """Those of Qwen2.5-Omni, of texts, pictures, clips with and without sound, and recordings."""
+    if quick:
+        return [Case("full", "cached unequal", OMNI), Case("lora", "plain in chunks", OMNI)]
+    return [Case(*parts, OMNI) for parts in itertools.product(TRAINED, PASSES)]
+
+
 def make(directory: Path) -> Path:
     """Data of texts, pictures and both, and the models, where they are not there yet."""
-    from tests.torch import vision_models
+    from tests.torch import omni_models, vision_models
 
     if not directory.exists():
+        omni_models.make_data(directory / "media")
+        omni_models.make(directory / OMNI)
         vision_models.make_data(directory / "data")
         for name in vision_models.ARCHITECTURES:
             vision_models.make(directory / name, name)
@@ -98,7 +112,8 @@ def token_batch(case: Case, work: Path, processes: Processes | None = None) -> T
     from teva_torch.distributed import Processes
 
     processes, recipe = processes or Processes(), _recipe(case, work)
-    renderer = Renderer.from_artifact(Artifact.load(work / case.model), max_length=MAX_LENGTH)
+    heard = {"video_sound": True} if case.model == OMNI else {}
+    renderer = Renderer.from_artifact(Artifact.load(work / case.model), max_length=MAX_LENGTH, media=heard)
     return Feed(BatchPlan.from_recipe(recipe), renderer, recipe, processes.rank, processes.world).batch(0)
 
 
@@ -108,7 +123,7 @@ def _recipe(case: Case, work: Path) -> Any:
     return read_recipe({
         "model": {"name": str(work / case.model), "pooling": "last", "normalize": True,
                   "query_max_length": MAX_LENGTH, "document_max_length": MAX_LENGTH},
-        "data": {"path": str(work / "data"), "negatives": 2},
+        "data": {"path": str(work / ("media" if case.model == OMNI else "data")), "negatives": 2},
         "train": {"output": "-", "steps": 1, "batch_size": 9, "max_grad_norm": 1e9},
         "torch": {"device": "cpu", **TRAINED[case.trained]},
     })  # fmt: skip
@@ -209,7 +224,7 @@ def by_teva(case: Case, work: Path, processes: Processes | None = None, strategy
 
 
 def by_processes(
-    count: int, work: Path, out: Path, strategy: str = "", *, quick: bool = False
+    count: int, work: Path, out: Path, strategy: str = "", *, quick: bool = False, omni: bool = False
 ) -> dict[str, tuple[Gradients, float]]:
     """The gradients of all cases by so many processes, and the losses.
 
@@ -219,18 +234,19 @@ def by_processes(
         out: a safetensors file to write.
         strategy: as in :func:`by_teva`.
         quick: as in :func:`cases`.
+        omni: those of :func:`omni_cases`.
     """
     from .gradients import run_processes
 
-    words = [strategy, *(["quick"] if quick else [])]
+    words = [strategy, *(["quick"] if quick else []), *(["omni"] if omni else [])]
     found = run_processes(count, "benchmarks.vision_gradients", work, out, *words)
     return {name: (each, float(each.pop("loss"))) for name, each in found.items()}
 
 
-def _all(work: Path, processes: Processes, strategy: str, *, quick: bool) -> Iterator[tuple[str, Tensor]]:
+def _all(work: Path, processes: Processes, strategy: str, *, quick: bool, omni: bool) -> Iterator[tuple[str, Tensor]]:
     import torch
 
-    for case in cases(quick=quick):
+    for case in (omni_cases if omni else cases)(quick=quick):
         gradients, loss = by_teva(case, work, processes, strategy)
         for name, value in {**gradients, "loss": torch.tensor(loss)}.items():
             yield f"{case.name}/{name}", value
@@ -244,7 +260,7 @@ def main() -> None:
 
     work, out = map(Path, sys.argv[1:3])
     with join("cpu", 120) as processes:
-        found = dict(_all(work, processes, sys.argv[3], quick="quick" in sys.argv))
+        found = dict(_all(work, processes, sys.argv[3], quick="quick" in sys.argv, omni="omni" in sys.argv))
         if processes.main:
             save_file(found, out)
 

@@ -417,7 +417,8 @@ def _read_json(file: Path, **default: Any) -> Any:
 def _hidden_size(path: Path, config: dict[str, Any]) -> int:
     if towers.is_one(config):
         return towers.dim(config)
-    for holder in (config, config.get("text_config") or {}):
+    whole = config.get("thinker_config") or config  # of Qwen2.5-Omni it is the part that reads
+    for holder in (whole, whole.get("text_config") or {}):
         for key in ("hidden_size", "d_model", "dim", "n_embd"):
             if isinstance(holder.get(key), int):
                 return int(holder[key])
@@ -430,6 +431,9 @@ def _model_limit(path: Path, config: dict[str, Any]) -> int:
         _read_json(path / "tokenizer_config.json", missing={}).get("model_max_length"),
         config.get("max_position_embeddings"),
         config.get("text_config", {}).get("max_position_embeddings") if towers.is_one(config) else None,
+        config.get("thinker_config", config).get("text_config", {}).get("max_position_embeddings")
+        if str(config.get("model_type")).startswith("qwen2_5_omni")
+        else None,
     ]
     # Tokenizers without a limit say so with 1e30.
     real = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import limits
 from .artifact import Artifact, write_layout
 from .files import atomic_directory, write_json
 from .rendering import Renderer
@@ -47,6 +49,10 @@ def write_artifact(
         save_tokenizer(renderer.tokenizer, temporary)
         if renderer.pictures is not None:
             renderer.pictures.save(temporary)
+            if renderer.pictures.kinds != ("image",):
+                file = temporary / "config.json"
+                config = json.loads(file.read_text(encoding="utf-8"))
+                write_json(file, {**config, limits.KEY: renderer.pictures.limits.record()})
         write_layout(
             temporary,
             pooling=pooling,

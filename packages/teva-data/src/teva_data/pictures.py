@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from .errors import ArtifactError, DataError, MediaError, MissingExtraError, Rec
 from .files import write_json
 from .pieces import Media
 
+if TYPE_CHECKING:
+    from .limits import MediaLimits
+
 logger = logging.getLogger(__name__)
 
 # Marks in a rendered text where a picture stands; whatever the model's own tokens are called.
@@ -34,6 +37,7 @@ PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 FILE = "preprocessor_config.json"
 NOWHERE = Media("image", "")  # of a picture that was made and not read
+OMNI = ("qwen2_5_omni_thinker", "qwen2_5_omni")  # read by teva_data.omni
 
 
 class Tone(NamedTuple):
@@ -68,13 +72,19 @@ class Picture:
     tone: Tone | None = None
 
     @property
+    def depth(self) -> int:
+        """Frames of a patch that ``pixels`` hold: of a still picture one, though the model takes several."""
+        return 1
+
+    @property
     def patches(self) -> NDArray[np.float32]:
         """As the model takes them: float32, with a tone [P, C x frames x side x side], normalised."""
         if self.tone is None:
             return self.pixels
-        colours = self.pixels.reshape(len(self.pixels), len(self.tone.scale), 1, -1)
+        colours = self.pixels.reshape(len(self.pixels), len(self.tone.scale), self.depth, -1)
         values = colours * self.tone.scale[:, None, None] + self.tone.shift[:, None, None]
-        found: NDArray[np.float32] = np.repeat(values, self.tone.frames, axis=2).reshape(len(self.pixels), -1)
+        whole = np.repeat(values, self.tone.frames // self.depth, axis=2)
+        found: NDArray[np.float32] = whole.reshape(len(self.pixels), -1)
         return found
 
 
@@ -165,7 +175,7 @@ class Placed:
             pad: the id that stands for a part of a picture.
         """
         if isinstance(item, Rendered):
-            return cls(item.replace(PLACE, reader.written(1)), item.media)
+            return cls(filled(item, [reader.placed(media) for media in item.media]), item.media)
         return cls([one for at, one in enumerate(item) if one != pad or item[at - 1] != pad], item.media)
 
     def images(self) -> list[Any]:
@@ -177,6 +187,13 @@ class Placed:
         from .modalities.image import decode
 
         return [decode(media) for media in self.media]
+
+
+def filled(text: Rendered, written: Sequence[str]) -> str:
+    """A rendered text with something in the place of each of its media."""
+    parts = text.split(PLACE)
+    assert len(parts) == len(written) + 1
+    return parts[0] + "".join(one + part for one, part in zip(written, parts[1:], strict=True))
 
 
 class PieceTokens(list[int]):
@@ -263,9 +280,13 @@ class PictureReader:
 
     Attributes:
         apart: whether a picture is an input of its own; else it stands among the text's tokens.
+        kinds: of media that the model takes.
+        limits: what is taken of clips and sounds, of a model that takes some (``kinds``).
     """
 
     apart = False
+    kinds: tuple[str, ...] = ("image",)
+    limits: MediaLimits
 
     def __init__(self, processor: Any, begin: str, pad: str, end: str, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -275,7 +296,12 @@ class PictureReader:
 
     @classmethod
     def from_artifact(
-        cls, artifact: Artifact, tokenizer: Any, min_pixels: int | None = None, max_pixels: int | None = None
+        cls,
+        artifact: Artifact,
+        tokenizer: Any,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        limits: Mapping[str, Any] | None = None,
     ) -> PictureReader | None:
         """The reader of a model's pictures; None where the model sees none, or not in a way that is known here.
 
@@ -286,15 +312,17 @@ class PictureReader:
             tokenizer: its tokenizer.
             min_pixels: smaller pictures are enlarged to it; the model's own limit where not given.
             max_pixels: larger pictures are made smaller; the model's own limit where not given.
+            limits: of clips and sounds, in place of the model's own: the fields of :class:`.limits.MediaLimits`.
 
         Raises:
             ArtifactError: the processor cannot be loaded.
             RecipeError: limits that exclude each other.
             MissingExtraError: Pillow or transformers is not installed.
         """
+        from .limits import MediaLimits
+
         config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
-        if "vision_config" not in config:
-            return None
+        media = MediaLimits.of(config, **(limits or {}))
         if towers.is_one(config):
             from .tower_reader import TowerReader
 
@@ -303,7 +331,13 @@ class PictureReader:
                     f"model.min_pixels, model.max_pixels: {config['model_type']} sees all pictures at one size. Leave "
                     "them out"
                 )
-            return TowerReader.of(artifact, config)
+            return TowerReader.of(artifact, config, media)
+        if config.get("model_type") in OMNI:
+            from .omni import OmniReader
+
+            return OmniReader.of(artifact, config, tokenizer, media, min_pixels, max_pixels)
+        if "vision_config" not in config:
+            return None
         names = [config.get(f"{name}_token_id") for name in ("vision_start", "image", "vision_end")]
         if not all(isinstance(name, int) for name in names):
             logger.warning(
@@ -319,15 +353,7 @@ class PictureReader:
             )  # fmt: skip
             return None
         processor = processor_of(artifact)
-        size = {"shortest_edge": processor.size["shortest_edge"], "longest_edge": processor.size["longest_edge"]}
-        size |= {} if min_pixels is None else {"shortest_edge": min_pixels}
-        size |= {} if max_pixels is None else {"longest_edge": max_pixels}
-        if size["shortest_edge"] > size["longest_edge"]:
-            raise RecipeError(
-                f"model.min_pixels: found {size['shortest_edge']}; expected at most model.max_pixels "
-                f"({size['longest_edge']})"
-            )
-        processor.size = size
+        processor.size = bounded(processor.size, min_pixels, max_pixels)
         begin, pad, end = (tokenizer.convert_ids_to_tokens(name) for name in names)
         return cls(processor, begin, pad, end, settings)
 
@@ -382,9 +408,40 @@ class PictureReader:
         """Write the processor's file with the limits of this reader, so that every runtime has them."""
         write_json(directory / FILE, {**self.settings, "size": dict(self.processor.size)})
 
-    def written(self, count: int) -> str:
-        """A picture of ``count`` tokens, as the tokenizer reads it."""
-        return f"{self.begin}{self.pad * count}{self.end}"
+    @property
+    def pads(self) -> tuple[str, ...]:
+        """The tokens that stand for media."""
+        return (self.pad,)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Those, and the ones around them."""
+        return self.begin, self.pad, self.end
+
+    def written(self, media: Media) -> str:
+        """A picture as the tokenizer reads it."""
+        return f"{self.begin}{self.pad * self.count(media)}{self.end}"
+
+    def placed(self, media: Media) -> str:
+        """A picture for a runtime that cuts it into patches by itself: one token where it stands."""
+        return f"{self.begin}{self.pad}{self.end}"
+
+
+def bounded(size: Mapping[str, int], min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
+    """A processor's limits of pixels with those that are given in their place.
+
+    Raises:
+        RecipeError: limits that exclude each other.
+    """
+    found = {"shortest_edge": size["shortest_edge"], "longest_edge": size["longest_edge"]}
+    found |= {} if min_pixels is None else {"shortest_edge": min_pixels}
+    found |= {} if max_pixels is None else {"longest_edge": max_pixels}
+    if found["shortest_edge"] > found["longest_edge"]:
+        raise RecipeError(
+            f"model.min_pixels: found {found['shortest_edge']}; expected at most model.max_pixels "
+            f"({found['longest_edge']})"
+        )
+    return found
 
 
 def settings_of(artifact: Artifact) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ position the order is text, image, video, audio; ``null`` in a list holds a plac
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from .errors import MediaError
     from .records import Row
 
 KINDS = ("image", "video", "audio")
@@ -41,28 +43,90 @@ class Media(NamedTuple):
         Raises:
             MediaError: the file cannot be read, or is not as large as it was when the dataset's store was made.
         """
+        with self.open() as file:
+            try:
+                data: bytes = file.read()
+            except OSError as error:
+                raise self._unread(error) from error
+        return data
+
+    def open(self) -> io.BufferedReader:
+        """The bytes as a file of their own, of which a decoder reads what it needs: a clip may be hours long.
+
+        Raises:
+            MediaError: see :meth:`read`.
+        """
+        try:
+            file = Path(self.path).open("rb", buffering=0)  # noqa: SIM115 (the caller closes it)
+            whole = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise self._unread(error) from error
+        found = max(0, whole - self.offset)
+        found = found if self.length < 0 else min(found, self.length)
+        problem = None
+        if self.size >= 0 and whole != self.size:
+            problem = self._error(
+                "the file has been replaced", f"{whole} bytes",
+                f"the {self.size} that it had when the dataset was read",
+                "Put the file back; or remove .teva beside the corpus, and train anew",
+            )  # fmt: skip
+        elif not found or (self.length >= 0 and found != self.length):
+            problem = self._error(
+                f"the {self.kind} is not whole", f"{found} bytes at {self.offset}",
+                f"{self.length} bytes" if self.length >= 0 else "at least one byte",
+                "Was the file replaced after the dataset was made?",
+            )  # fmt: skip
+        if problem is not None:
+            file.close()
+            raise problem
+        return io.BufferedReader(_Part(file, self.offset, found))
+
+    def _error(self, problem: str, found: str, expected: str, hint: str) -> MediaError:
         from .errors import MediaError
 
-        try:
-            with Path(self.path).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                file.seek(self.offset)
-                data = file.read(self.length)
-        except OSError as error:
-            raise MediaError(f"the {self.kind} cannot be read: {error.strerror}", file=self.path) from error
-        if self.size >= 0 and size != self.size:
-            raise MediaError(
-                "the file has been replaced", file=self.path, found=f"{size} bytes",
-                expected=f"the {self.size} that it had when the dataset was read",
-                hint="Put the file back; or remove .teva beside the corpus, and train anew",
-            )  # fmt: skip
-        if not data or (self.length >= 0 and len(data) != self.length):
-            raise MediaError(
-                f"the {self.kind} is not whole", file=self.path, found=f"{len(data)} bytes at {self.offset}",
-                expected=f"{self.length} bytes" if self.length >= 0 else "at least one byte",
-                hint="Was the file replaced after the dataset was made?",
-            )  # fmt: skip
-        return data
+        return MediaError(problem, file=self.path, found=found, expected=expected, hint=hint)
+
+    def _unread(self, error: OSError) -> MediaError:
+        from .errors import MediaError
+
+        return MediaError(f"the {self.kind} cannot be read: {error.strerror}", file=self.path)
+
+
+class _Part(io.RawIOBase):
+    """A range of a file as a file.
+
+    Args:
+        file: unbuffered; closed with this one.
+        start: its first byte.
+        length: how many there are.
+    """
+
+    def __init__(self, file: io.FileIO, start: int, length: int) -> None:
+        super().__init__()
+        self._file, self._start, self._length, self._at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._length - self._at))
+        self._file.seek(self._start + self._at)
+        read = self._file.readinto(view[:wanted]) or 0
+        self._at += read
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 Piece = str | Media

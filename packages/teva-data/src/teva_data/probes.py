@@ -102,7 +102,7 @@ def picture_set(renderer: Renderer, directory: Path) -> list[Probe]:
         directory: the artifact's.
     """
     reader = renderer.pictures
-    if reader is None:
+    if reader is None or "image" not in reader.kinds:
         return []
     from PIL import Image
 

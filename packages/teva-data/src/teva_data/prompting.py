@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from .artifact import Artifact
 from .dataset import Dataset
 from .errors import RecipeError
+from .limits import MediaLimits
 from .recipe import Recipe
 from .rendering import Renderer
 
@@ -62,12 +65,22 @@ def training_renderer(recipe: Recipe, base: Artifact) -> Renderer:
     renderer = Renderer.from_artifact(
         base, query_prompt=recipe.prompts.query, document_prompt=recipe.prompts.document, max_length=limit,
         append_eos=bool(recipe.model.append_eos), min_pixels=recipe.model.min_pixels,
-        max_pixels=recipe.model.max_pixels, merge=recipe.model.merging, chat=recipe.model.format == "chat",
+        max_pixels=recipe.model.max_pixels, media=_media(recipe), merge=recipe.model.merging,
+        chat=recipe.model.format == "chat",
     )  # fmt: skip
+    reader = renderer.pictures
+    if (given := _media(recipe)) and (reader is None or reader.kinds == ("image",)):
+        raise RecipeError(f"model.{next(iter(given))}: {base.name} takes neither clips nor recordings. Leave it out")
     if renderer.pictures is None and (recipe.model.min_pixels or recipe.model.max_pixels):
         raise RecipeError(f"model.min_pixels, model.max_pixels: {base.name} sees no pictures. Leave them out")
     _check_room(renderer, recipe)
     return renderer
+
+
+def _media(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe says of clips and recordings."""
+    names = (field.name for field in dataclasses.fields(MediaLimits))
+    return {name: value for name in names if (value := getattr(recipe.model, name)) is not None}
 
 
 def _check_room(renderer: Renderer, recipe: Recipe) -> None:

@@ -67,6 +67,22 @@ class ModelSection(Section):
     max_pixels: int | None = Field(
         None, ge=1, description="larger pictures are made smaller; empty: the model's own limit"
     )
+    video_rate: float | None = Field(
+        None, gt=0, description="frames a second that are taken of a clip; empty: as the model says, else 2"
+    )
+    video_frames: int | None = Field(
+        None, ge=1, description="frames of a clip at most, then spread over it; empty: as the model says, else 24"
+    )
+    video_pixels: int | None = Field(
+        None, ge=1, description="larger frames are made smaller; empty: the model's own limit"
+    )
+    video_sound: bool | None = Field(
+        None, description="hear a clip's sound too, of a model that hears; empty: as the model says, else not"
+    )
+    audio_seconds: float | None = Field(
+        None, gt=0, description="seconds that are taken of a recording, from its beginning; empty: as the model says, "
+        "else 30",
+    )  # fmt: skip
     merging: Literal["sequence", "mean", "first"] | None = Field(
         None, description="of a record of several pieces: all in one sequence, the mean of the pieces' vectors, or the "
         "first alone; empty: as the model says, else sequence",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from .artifact import Artifact
 from .chat import add_chat, frame
 from .errors import ArtifactError, DataError, MissingExtraError
 from .merging import Merging
-from .pictures import PLACE, PictureReader, PieceTokens, Rendered, RenderedPieces, Tokens
+from .pictures import PLACE, PictureReader, PieceTokens, Rendered, RenderedPieces, Tokens, filled
 from .pieces import Media, Piece
 from .records import join_title
 
@@ -68,10 +68,12 @@ class Renderer:
         append_eos: bool = False,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        media: Mapping[str, Any] | None = None,
         merge: Merging | None = None,
         chat: bool = False,
     ) -> Renderer:
-        """The rendering that an artifact asks for; prompts, limits and merging can be replaced.
+        """The rendering that an artifact asks for; prompts, limits (``media``: of clips and sounds) and merging can be
+        replaced.
 
         ``append_eos`` makes the tokenizer end every text with the end-of-sequence token (:func:`ends_with_special`),
         which its files then say when they are saved; likewise ``chat`` puts every text into a message of the model's
@@ -88,7 +90,7 @@ class Renderer:
             document_prompt=artifact.prompts["document"] if document_prompt is None else document_prompt,
             max_length=max_length or artifact.max_length,
             lowercase=artifact.lowercase,
-            pictures=PictureReader.from_artifact(artifact, tokenizer, min_pixels, max_pixels),
+            pictures=PictureReader.from_artifact(artifact, tokenizer, min_pixels, max_pixels, media),
             merge=merge or artifact.merging,
         )
 
@@ -183,7 +185,7 @@ class Renderer:
     def _counted(self, text: Rendered) -> str:
         """A text whose pictures are as many tokens as the model takes them for, from their files' headers."""
         assert self.pictures is not None
-        return _filled(text, [self.pictures.written(self.pictures.count(media)) for media in text.media])
+        return filled(text, [self.pictures.written(media) for media in text.media])
 
     def _with_pictures(self, text: Rendered, limit: int) -> Tokens:
         """Ids of at most ``limit`` tokens; the pictures are not decoded yet."""
@@ -193,22 +195,24 @@ class Renderer:
         if reader.apart:
             # No token of the text stands for it: as many ids as it costs, whatever they are.
             return Tokens([0] * sum(counts), text.media, reader)
-        written = _filled(text, [reader.written(count) for count in counts])
+        written = filled(text, [reader.written(media) for media in text.media])
         before, after = self._frame
         ids: list[int] = self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
-        pad, begin, end = self.tokenizer.convert_tokens_to_ids([reader.pad, reader.begin, reader.end])
-        if ids.count(pad) != sum(counts):
+        pads = set(self.tokenizer.convert_tokens_to_ids(list(reader.pads)))
+        held = sum(one in pads for one in ids)
+        if held != sum(counts):
+            what = "a picture" if reader.kinds == ("image",) else "media"
             raise DataError(
-                f"the text holds {reader.pad}, which stands for a picture", file=text.media[0].path,
-                found=f"{ids.count(pad)} such tokens", expected=f"the {sum(counts)} of {len(counts)} pictures",
+                f"the text holds {' or '.join(reader.pads)}, which stands for {what}", file=text.media[0].path,
+                found=f"{held} such tokens", expected=f"the {sum(counts)} of {_named(text.media)}",
             )  # fmt: skip
-        fixed = {begin, pad, end}
+        fixed = set(self.tokenizer.convert_tokens_to_ids(list(reader.fixed)))
         most = limit - len(before) - len(after)
         if sum(one in fixed for one in ids) > most:
             raise DataError(
-                "pictures of more tokens than an input may have", file=text.media[0].path,
-                found=f"{sum(counts)} tokens of {len(counts)} pictures", expected=f"at most {most}",
-                hint="Lower model.max_pixels, or raise the limit of length",
+                f"{_kinds(text.media)} of more tokens than an input may have", file=text.media[0].path,
+                found=f"{sum(counts)} tokens of {_named(text.media)}", expected=f"at most {most}",
+                hint=f"Lower {_limits(text.media)}, or raise the limit of length",
             )  # fmt: skip
         return Tokens([*before, *_cut(ids, most, fixed), *after], text.media, reader)
 
@@ -227,18 +231,30 @@ def _gathered(ids: list[list[int]], owners: NDArray[np.int64], texts: Sequence[s
     ]
 
 
+_KINDS = {"image": "pictures", "video": "clips", "audio": "recordings"}
+_LIMITS = {
+    "image": "model.max_pixels", "video": "model.video_frames or model.video_pixels", "audio": "model.audio_seconds",
+}  # fmt: skip
+
+
+def _kinds(media: Sequence[Media]) -> str:
+    return " and ".join(dict.fromkeys(_KINDS[one.kind] for one in media))
+
+
+def _named(media: Sequence[Media]) -> str:
+    return f"{len(media)} {_kinds(media)}"
+
+
+def _limits(media: Sequence[Media]) -> str:
+    return ", ".join(dict.fromkeys(_LIMITS[one.kind] for one in media))
+
+
 def _spaced(parts: Sequence[str]) -> str:
     """Pieces as one text: a space between two texts, nothing beside a picture."""
     joined = ""
     for part in parts:
         joined += f" {part}" if joined and part and PLACE not in (joined[-1], part) else part
     return joined
-
-
-def _filled(text: Rendered, written: Sequence[str]) -> str:
-    parts = text.split(PLACE)
-    assert len(parts) == len(written) + 1
-    return parts[0] + "".join(one + part for one, part in zip(written, parts[1:], strict=True))
 
 
 def _cut(ids: list[int], most: int, fixed: set[int]) -> list[int]:

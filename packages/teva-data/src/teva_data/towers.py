@@ -1,9 +1,10 @@
-"""Models with two towers (CLIP, SigLIP): texts go through one, pictures through the other, into one space.
+"""Models with two towers (CLIP, SigLIP, CLAP): texts go through one, pictures or sounds the other, into one space.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020); Zhai et al.,
-"Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343). An input is a text or a picture, never both: of a
-record with several pieces each becomes an input of its own, and their vectors are merged (``model.merging``). Every
-picture is brought to the one size that the tower was made for.
+"Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343); Wu et al., "Large-scale Contrastive Language-Audio
+Pretraining" (arXiv 2211.06687). An input is a text, a picture, a clip or a sound, never two of them: of a record with
+several pieces each becomes an input of its own, and their vectors are merged (``model.merging``). Every picture is
+brought to the one size, every sound to the one length that the tower was made for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TYPES = ("clip", "siglip", "vision-text-dual-encoder")
+TYPES = ("clip", "siglip", "vision-text-dual-encoder", "clap")
 """What transformers calls them in ``config.json``."""
 
 POOLING = "towers"
@@ -20,9 +21,6 @@ POOLING = "towers"
 # sentence-transformers' description of such a model in `sentence_bert_config.json`.
 _LAYOUT: Mapping[str, Any] = {
     "transformer_task": "feature-extraction",
-    "modality_config": {
-        kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in ("text", "image")
-    },
     "module_output_name": "sentence_embedding",
 }
 
@@ -30,6 +28,11 @@ _LAYOUT: Mapping[str, Any] = {
 def is_one(config: Mapping[str, Any]) -> bool:
     """Whether a ``config.json`` is that of such a model."""
     return config.get("model_type") in TYPES
+
+
+def media_kinds(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What such a model takes beside texts: pictures and the frames of clips, or recordings and the sound of clips."""
+    return ("audio", "video") if "audio_config" in config else ("image", "video")
 
 
 def dim(config: Mapping[str, Any]) -> int:
@@ -50,4 +53,8 @@ def layout(config: Mapping[str, Any]) -> dict[str, Any]:
     """What ``sentence_bert_config.json`` of such a model says beside the limit of length."""
     length = fixed_length(config)
     filled = {"processing_kwargs": {"text": {"padding": "max_length", "max_length": length}}} if length else {}
-    return {**_LAYOUT, **filled}
+    own = media_kinds(config)[0]
+    methods = {
+        kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in ("text", own)
+    }
+    return {**_LAYOUT, "modality_config": methods, **filled}

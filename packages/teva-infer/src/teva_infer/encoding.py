@@ -122,7 +122,7 @@ def encode(
         document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
         dim=dim, engine_options=engine_options,
     ).of(role)  # fmt: skip
-    seen = {"text"} if encoder.renderer.pictures is None else {"text", "image"}
+    seen = {"text"} if encoder.renderer.pictures is None else {"text", *encoder.renderer.pictures.kinds}
     if unread := {kind: count for kind, count in store.kinds.items() if count and kind not in seen}:
         logger.warning("encode: rows with pieces that this model does not see: %s", unread)
     made_for = (encoder.artifact.teva.get("pair") or {}).get("role", role)

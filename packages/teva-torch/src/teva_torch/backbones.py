@@ -17,7 +17,10 @@ import torch
 from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError, MissingExtraError, RecipeError
 from teva_data.files import write_json
+from teva_data.pictures import OMNI
 from torch import nn
+
+from . import omni
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,12 @@ def load_backbone(
             )
         if bidirectional is not None:
             config = with_direction(config, bidirectional=bidirectional)
-        backbone, report = AutoModel.from_pretrained(
+        config, kind = (
+            (config, AutoModel)
+            if config.model_type not in OMNI
+            else (getattr(config, "thinker_config", config), omni.model_class())
+        )
+        backbone, report = kind.from_pretrained(
             str(artifact.path), config=config, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -154,7 +162,10 @@ def with_direction(config: Any, *, bidirectional: bool) -> Any:
 def reads_both_ways(backbone: Any) -> bool:
     """Whether a token's vector depends on what stands after it, found by trying."""
     training = backbone.training
-    ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=backbone.device) % backbone.config.vocab_size
+    ids = (
+        torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=backbone.device)
+        % backbone.config.get_text_config().vocab_size
+    )
     hidden = backbone.eval()(input_ids=ids, **without_cache(backbone)).last_hidden_state[:, 1].float()
     backbone.train(training)
     return bool((hidden[0] - hidden[1]).abs().max() > 1e-4 * hidden.abs().max())
@@ -207,6 +218,8 @@ def save_backbone(backbone: Any, directory: Path, dtype: torch.dtype | None = No
         state = {name.replace("language_model.", "", 1) if old else name: value for name, value in state.items()}
         state = {name if old and name.startswith("visual.") else f"model.{name}": each for name, each in state.items()}
         change["architectures"] = [f"{kind.removesuffix('Model')}ForConditionalGeneration"]
+    if omni.part_of(backbone) is not None:
+        change["architectures"] = [omni.ARCHITECTURE]
     backbone.save_pretrained(directory, state_dict=state)
     if change:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

@@ -161,8 +161,7 @@ class Encoding:
             self._chunks.append(_Chunk(torch.zeros(0, dtype=torch.int64), [[self.model.pad_id]]))
         self._chunks.sort(key=lambda chunk: not chunk.seeing)
         for chunk in self._chunks[:most_seeing]:
-            if not chunk.seeing:
-                chunk.token_ids.append(vision.blank(self.model.backbone))
+            chunk.token_ids += vision.blanks(self.model.backbone, chunk.token_ids)
 
     def forward(self) -> Encoding:
         """Encode the own texts.

@@ -7,6 +7,7 @@ frozen weights are. An artifact holds the merged weights, which every runtime lo
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,12 @@ def add_lora(backbone: Any, settings: LoraSection) -> Any:
         MissingExtraError: peft is not installed.
     """
     peft = _peft()
-    tower = None if settings.vision else vision.tower_name(backbone)
-    targets = _checked(backbone, settings.targets) if settings.targets else default_targets(backbone, tower)
+    found = (
+        None if settings.vision else vision.tower_name(backbone),
+        None if settings.audio else vision.hearing_tower_name(backbone),
+    )
+    towers = [name for name in found if name is not None]
+    targets = _checked(backbone, settings.targets) if settings.targets else default_targets(backbone, *towers)
     if not targets:
         raise RecipeError(
             f"torch.lora: {backbone.config.model_type} has no linear layers in its blocks. Name some in "
@@ -48,24 +53,24 @@ def add_lora(backbone: Any, settings: LoraSection) -> Any:
     config = peft.LoraConfig(
         task_type=peft.TaskType.FEATURE_EXTRACTION, r=settings.rank, lora_alpha=settings.alpha,
         lora_dropout=settings.dropout, target_modules=targets, use_dora=settings.dora, use_rslora=settings.rslora,
-        exclude_modules=None if tower is None else rf"(.*\.)?{tower}\..*",
+        exclude_modules=rf"(.*\.)?({'|'.join(map(re.escape, towers))})\..*" if towers else None,
     )  # fmt: skip
     adapted = peft.get_peft_model(backbone, config)
     logger.info("LoRA of rank %d on %s: %d layers", settings.rank, ", ".join(targets), len(_layers(adapted)))
     return adapted
 
 
-def default_targets(backbone: nn.Module, tower: str | None = None) -> list[str]:
+def default_targets(backbone: nn.Module, *towers: str) -> list[str]:
     """The linear layers of the blocks, each by the shortest name that none outside the blocks has.
 
-    What lies in ``tower`` is left out of account: it is not adapted whatever it is called.
+    What lies in ``towers`` is left out of account: it is not adapted whatever it is called.
 
     Of Llama and its like that is q, k, v, o, gate, up and down; BERT's pooler and heads are not among them.
     """
     inside, outside = set[str](), set[str]()
     lists = [name for name, _ in blocks(backbone)]
     for name, module in backbone.named_modules():
-        if _is_linear(module) and not (tower and name.startswith(f"{tower}.")):
+        if _is_linear(module) and not name.startswith(tuple(f"{tower}." for tower in towers)):
             holder = next((each for each in lists if name.startswith(f"{each}.")), None)
             # Without the block's number: `layers.0.mlp.up_proj` is `mlp.up_proj`.
             (outside if holder is None else inside).add(name if holder is None else _within(name, holder))

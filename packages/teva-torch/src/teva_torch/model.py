@@ -54,9 +54,10 @@ class Retriever(nn.Module):
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
         self.normalize, self.pad_id = normalize, pad_id
-        # BERT's own pooler stands behind the token vectors: it is kept for the checkpoint to be whole, not trained.
+        # BERT's own pooler stands behind the token vectors, and nothing reads Qwen2.5-Omni's marks of a sound: they are
+        # kept for the checkpoint to be whole, not trained.
         for name, parameter in backbone.named_parameters():
-            if name.startswith("pooler."):
+            if name.startswith("pooler.") or name.endswith("audio_bos_eos_token.weight"):
                 parameter.requires_grad_(False)
         self._options = without_cache(backbone)
         self.packed, self._first_position = False, 0
@@ -110,7 +111,8 @@ class Retriever(nn.Module):
                 backbone, normalize=length_1, pad_id=pad_id(backbone.config.get_text_config())
             )
         else:
-            model = cls(backbone, function, pad_id=pad_id(backbone.config), normalize=length_1)
+            config = backbone.config if hasattr(backbone.config, "pad_token_id") else backbone.config.get_text_config()
+            model = cls(backbone, function, pad_id=pad_id(config), normalize=length_1)
         return model.to(device or torch.device("cpu"))
 
     @classmethod
@@ -147,6 +149,8 @@ class Retriever(nn.Module):
             checkpoint_gradients(model.backbone)
         if options.freeze_vision:
             vision.freeze_tower(model.backbone)
+        if options.freeze_audio:
+            vision.freeze_audio(model.backbone)
         if options.freeze_text:
             vision.freeze_text(model.backbone)
         if options.lora is not None:

@@ -17,6 +17,7 @@ from teva_data.artifact import Artifact, is_own
 from teva_data.parity import Vectors, gate, rendered
 from teva_data.rendering import Renderer
 
+from . import omni
 from .engine import TorchEngine
 from .lora import is_adapted
 from .model import Retriever
@@ -54,7 +55,13 @@ def check(
         logger.warning("parity: sentence-transformers has no pooling %r, so it is not compared", artifact.pooling)
     elif importlib.util.find_spec("sentence_transformers") is None:
         logger.info("parity: sentence-transformers is not installed, so it is not compared")
+        known = False
     else:
+        # It loads by transformers' AutoModel, which knows no Qwen2.5-Omni.
+        known = omni.part_of(trained.backbone) is None
+        if not known:
+            logger.info("parity: sentence-transformers does not load %s", trained.backbone.config.model_type)
+    if known:
         vectors["sentence-transformers"] = _by_sentence_transformers(directory, texts, str(trained.device))
         versions["sentence-transformers"] = importlib.metadata.version("sentence-transformers")
     found = {name: (versions[name], each) for name, each in vectors.items()}

@@ -25,6 +25,7 @@ class LoraSection(Section):
     )
     dora: bool = Field(False, description="a trained length for each column of the weights (DoRA)")
     vision: bool = Field(False, description="adapt the tower that sees pictures too; otherwise it stays as it is")
+    audio: bool = Field(False, description="adapt the tower that hears sounds too; otherwise it stays as it is")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (rank-stabilised LoRA)")
 
     @field_validator("targets", mode="before")
@@ -63,6 +64,9 @@ class TorchSection(Section):
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit keeps its state in 8 bits")
     freeze_vision: bool = Field(
         False, description="leave the tower that sees pictures as it is (without lora, which leaves it anyway)"
+    )
+    freeze_audio: bool = Field(
+        False, description="leave the tower that hears sounds as it is (without lora, which leaves it anyway)"
     )
     freeze_text: bool = Field(
         False, description="of a model with two towers (CLIP, SigLIP), leave the one that reads as it is"

@@ -1,4 +1,5 @@
-"""The retriever of a model with two towers (CLIP, SigLIP): a text goes through one, a picture through the other."""
+"""The retriever of a model with two towers (CLIP, SigLIP, CLAP): a text goes through one, a picture, a clip or a sound
+through the other."""
 
 from __future__ import annotations
 
@@ -6,24 +7,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import torch
 from teva_data import merging, towers
-from teva_data.pictures import Tokens
+from teva_data.pictures import Picture, Tokens
+from teva_data.sounds import Sound
 from torch import Tensor, nn
 
 from .model import Retriever
 
 # What transformers calls the parts of the two towers.
 _READS = ("text_model", "text_projection")
-_SEES = ("vision_model", "visual_projection")
+_OTHER = ("vision_model", "visual_projection", "audio_model", "audio_projection")
 
 
 class TowerRetriever(Retriever):
-    """Encodes texts and pictures by the two towers of one model, each with its own pooling, into one space.
+    """Encodes texts, and pictures or sounds, by the two towers of one model, each with its own pooling, into one space.
 
     Args:
-        backbone: a model of transformers with ``get_text_features`` and ``get_image_features``.
+        backbone: a model of transformers with ``get_text_features``, and one of ``get_image_features`` and
+            ``get_audio_features``.
         normalize: whether vectors get length 1.
         pad_id: the id that fills short rows.
     """
@@ -33,7 +37,7 @@ class TowerRetriever(Retriever):
         self._length = towers.fixed_length(backbone.config.to_dict())
         # The contrastive loss's own scale: the recipe's temperature stands in its place.
         for name, parameter in backbone.named_parameters():
-            if name in ("logit_scale", "logit_bias"):
+            if name.startswith(("logit_scale", "logit_bias")):
                 parameter.requires_grad_(False)
 
     @property
@@ -45,46 +49,65 @@ class TowerRetriever(Retriever):
         """Texts are padded: a tower pools by itself, which knows of no packing."""
         return False
 
-    def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **pictures: Tensor
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        frames: Tensor | None = None,
+        input_features: Tensor | None = None,
     ) -> Tensor:
-        """Vectors of padded token ids, then those of pictures.
+        """Vectors of padded token ids, then those of pictures and clips, then those of sounds.
 
         Args:
             input_ids: int64 [B, T]; None where there is no text.
             attention_mask: int64 [B, T], 1 for a token and 0 for padding.
-            pictures: ``pixel_values`` float32 [P, 3, S, S], where there are some.
+            pixel_values: float32 [F, 3, S, S], frames of P pictures and clips.
+            frames: int64 [F], which of the P each is of; a clip's vector is the mean of its frames', each of length 1.
+            input_features: float32 [A, 1, frames, mel], of A sounds.
 
         Returns:
-            float32 [B + P, H].
+            float32 [B + P + A, H].
         """
         found = []
         if input_ids is not None:
             masked = {} if self._length else {"attention_mask": attention_mask}
-            found.append(self.backbone.get_text_features(input_ids=input_ids, **masked).pooler_output)
-        if pictures:
-            found.append(self.backbone.get_image_features(**pictures).pooler_output)
-        vectors = torch.cat([each.float() for each in found])
+            found.append(self.backbone.get_text_features(input_ids=input_ids, **masked).pooler_output.float())
+        if pixel_values is not None and frames is not None:
+            seen = self.backbone.get_image_features(pixel_values=pixel_values).pooler_output.float()
+            found.append(_means(seen, frames))
+        if input_features is not None:
+            found.append(self.backbone.get_audio_features(input_features=input_features).pooler_output.float())
+        vectors = torch.cat(found)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def _vectors(self, token_ids: Sequence[Sequence[int]], seen: Any = None) -> Tensor:
-        """Vectors of inputs that are a text or a picture each, in one pass through each tower that has some."""
-        pictured = [at for at, each in enumerate(token_ids) if isinstance(each, Tokens)]
-        read = [at for at, each in enumerate(token_ids) if not isinstance(each, Tokens)]
-        texts: tuple[Tensor, ...] = self.pad([token_ids[at] for at in read]) if read else ()
-        pictures = {}
-        if pictured:
-            shown = [each for each in token_ids if isinstance(each, Tokens)]
-            pixels = np.stack([one.patches for each in shown for one in each.pictures])
-            pictures = {"pixel_values": torch.from_numpy(pixels).to(self.device, non_blocking=True)}
-        vectors = self.run(*texts, **pictures)
-        order = torch.tensor([*read, *pictured], device=vectors.device)
+        """Vectors of inputs that are a text, a picture, a clip or a sound, in one pass through each tower."""
+        places: dict[str, list[int]] = {"read": [], "seen": [], "heard": []}
+        items: dict[int, Any] = {}
+        for at, each in enumerate(token_ids):
+            if isinstance(each, Tokens):
+                (items[at],) = each.pictures
+            places["read" if at not in items else "heard" if isinstance(items[at], Sound) else "seen"].append(at)
+        texts: tuple[Tensor, ...] = self.pad([token_ids[at] for at in places["read"]]) if places["read"] else ()
+        given = {}
+        if places["seen"]:
+            frames = [_frames(items[at]) for at in places["seen"]]
+            given["pixel_values"] = self._moved(np.concatenate(frames))
+            given["frames"] = self._moved(np.repeat(np.arange(len(frames)), list(map(len, frames))))
+        if places["heard"]:
+            given["input_features"] = self._moved(np.stack([items[at].features for at in places["heard"]]))
+        vectors = self.run(*texts, **given)
+        order = torch.tensor([*places["read"], *places["seen"], *places["heard"]], device=vectors.device)
         return vectors[torch.argsort(order)]
+
+    def _moved(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def learns(self, token_ids: Sequence[Sequence[int]]) -> bool:
         """Whether a tower that these inputs go through is trained in part."""
         parts, _ = merging.spread(token_ids)
-        kinds = {_SEES if isinstance(each, Tokens) else _READS for each in parts}
+        kinds = {_OTHER if isinstance(each, Tokens) else _READS for each in parts}
         return any(
             parameter.requires_grad and any(f".{part}." in f".{name}" for kind in kinds for part in kind)
             for name, parameter in self.backbone.named_parameters()
@@ -95,6 +118,21 @@ class TowerRetriever(Retriever):
         if self._length:
             token_ids = [[*ids, *[self.pad_id] * (self._length - len(ids))] for ids in token_ids]
         return super().pad(token_ids)
+
+
+def _frames(picture: Picture) -> NDArray[np.float32]:
+    """float32 [F, 3, S, S]: those of a clip, the one of a picture."""
+    return picture.patches if picture.patches.ndim == 4 else picture.patches[None]
+
+
+def _means(vectors: Tensor, owners: Tensor) -> Tensor:
+    """The mean of each clip's frames, which count alike; a picture's vector stays as it is."""
+    counts = torch.bincount(owners)
+    if int(counts.max()) == 1:
+        return vectors
+    alike = torch.where(counts[owners].unsqueeze(1) > 1, nn.functional.normalize(vectors, dim=-1), vectors)
+    sums = alike.new_zeros((len(counts), vectors.shape[1])).index_add(0, owners, alike)
+    return sums / counts.unsqueeze(1)
 
 
 def _by_itself(hidden: Tensor, mask: Tensor) -> Tensor:

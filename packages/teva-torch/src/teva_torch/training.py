@@ -317,7 +317,7 @@ class _Run:
             f"{self.plan.size:,}", self.total, times(self.settings.accumulate, self.settings.batch_size),
             self.recipe.loss.name,
         )  # fmt: skip
-        seen = () if self.renderer.pictures is None else ("image",)
+        seen = () if self.renderer.pictures is None else self.renderer.pictures.kinds
         tell_mixture(self.plan, self.total * self.settings.accumulate, seen)
 
     def _left_out(self) -> dict[str, int] | None:

@@ -1,9 +1,10 @@
-"""Pictures in a forward pass: what a vision-language backbone takes beside token ids."""
+"""Pictures, clips and sounds in a forward pass: what a backbone that sees or hears takes beside token ids."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,10 +13,14 @@ import numpy as np
 import torch
 from teva_data.errors import RecipeError
 from teva_data.pictures import Picture, Tokens
+from teva_data.sounds import Sound
 from torch import Tensor, nn
 
-# What transformers calls the part of a model that sees.
-_TOWERS = ("visual", "vision_tower", "vision_model")
+from . import omni
+
+# What transformers calls the part of a model that sees, and the one that hears.
+_SEES = ("visual", "vision_tower", "vision_model")
+_HEARS = ("audio_tower", "audio_model")
 
 
 def arguments(backbone: Any, token_ids: Sequence[Sequence[int]], ids: Tensor, seen: Any = None) -> dict[str, Any]:
@@ -31,25 +36,52 @@ def arguments(backbone: Any, token_ids: Sequence[Sequence[int]], ids: Tensor, se
         ``pixel_values`` float32 [P, C], or in their place ``mm_encoder_outputs``; ``image_grid_thw`` int64
         [pictures, 3], ``mm_token_type_ids`` int32 [B, T]: 1 where a token stands for a part of a picture.
     """
+    if omni.part_of(backbone) is not None:
+        return omni.arguments(backbone, token_ids, ids, seen)
     pictures: list[Picture] = [one for each in token_ids if isinstance(each, Tokens) for one in each.pictures]
     if not pictures:
         return {}
     return {
-        **({"pixel_values": _patches(pictures, ids.device)} if seen is None else {"mm_encoder_outputs": seen}),
+        **({"pixel_values": patches(pictures, ids.device)} if seen is None else {"mm_encoder_outputs": seen}),
         "image_grid_thw": torch.tensor([picture.grid for picture in pictures], device=ids.device),
         "mm_token_type_ids": (ids == backbone.config.image_token_id).int(),
     }
 
 
-def _patches(pictures: Sequence[Picture], device: torch.device) -> Tensor:
-    """float32 [P, C]; bytes, an eighth of that, are what goes to the device."""
+def patches(pictures: Sequence[Picture], device: torch.device) -> Tensor:
+    """float32 [P, C] of pictures and clips in their order; bytes, a fraction of that, are what goes to the device."""
+    runs = itertools.groupby(pictures, key=lambda picture: (picture.depth, picture.tone is None))
+    found = [_values(list(run), device) for _, run in runs]
+    return torch.cat(found) if len(found) > 1 else found[0]
+
+
+def _values(pictures: Sequence[Picture], device: torch.device) -> Tensor:
+    """Those of pictures of one depth."""
     tone = pictures[0].tone  # all are one model's
     pixels = torch.from_numpy(np.concatenate([picture.pixels for picture in pictures])).to(device, non_blocking=True)
     if tone is None:
         return pixels
     scale, shift = (torch.from_numpy(each).to(device)[:, None, None] for each in (tone.scale, tone.shift))
-    values = pixels.view(len(pixels), len(tone.scale), 1, -1) * scale + shift
-    return values.expand(-1, -1, tone.frames, -1).reshape(len(pixels), -1)
+    depth = pictures[0].depth
+    values = pixels.view(len(pixels), len(tone.scale), depth, -1) * scale + shift
+    if depth < tone.frames:
+        values = values.expand(-1, -1, tone.frames, -1)
+    return values.reshape(len(pixels), -1)
+
+
+def blanks(backbone: Any, token_ids: Sequence[Sequence[int]]) -> list[Tokens]:
+    """Inputs of a few tokens that show a pass what it lacks, so that it goes through all towers of the model.
+
+    Args:
+        backbone: that takes media.
+        token_ids: the pass so far.
+    """
+    held = [one for each in token_ids if isinstance(each, Tokens) for one in each.pictures]
+    sees = any(isinstance(one, Picture) for one in held)
+    if omni.part_of(backbone) is None:
+        return [] if sees else [blank(backbone)]
+    hears = any(isinstance(one, Sound) or getattr(one, "sound", None) is not None for one in held)
+    return [] if sees and hears else [omni.blank(backbone.config, vision=not sees, audio=not hears)]
 
 
 def blank(backbone: Any) -> Tokens:
@@ -71,6 +103,17 @@ def watched(backbone: nn.Module) -> Iterator[list[dict[str, Any]]]:
     go back through it then, or where the backbone does not take what another pass has seen.
     """
     found: list[dict[str, Any]] = []
+    part = omni.part_of(backbone)
+    if part is not None:
+        part.kept = []
+        try:
+            yield found
+        finally:
+            kept, part.kept = part.kept, None
+        frozen = {"vision": _is_frozen(part.visual), "audio": _is_frozen(part.audio_tower)}
+        passes = [{kind: one.detach() for kind, one in each.items() if frozen[kind]} for each in kept]
+        found += [each for each in passes if each]
+        return
     tower = frozen_tower(backbone)
     if tower is None:
         yield found
@@ -97,13 +140,22 @@ def frozen_tower(backbone: nn.Module) -> nn.Module | None:
     if "mm_encoder_outputs" not in inspect.signature(whole.forward).parameters:
         return None
     tower = backbone.get_submodule(name)
-    return None if any(one.requires_grad for one in tower.parameters()) else tower
+    return tower if _is_frozen(tower) else None
 
 
-def tower_name(backbone: nn.Module) -> str | None:
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(one.requires_grad for one in module.parameters())
+
+
+def tower_name(backbone: nn.Module, names: Sequence[str] = _SEES) -> str | None:
     """The dotted name of what sees pictures; None in a model of text."""
-    names = [name for name, _ in backbone.named_modules() if name.rpartition(".")[2] in _TOWERS]
-    return min(names, key=len) if names else None
+    found = [name for name, _ in backbone.named_modules() if name.rpartition(".")[2] in names]
+    return min(found, key=len) if found else None
+
+
+def hearing_tower_name(backbone: nn.Module) -> str | None:
+    """The dotted name of what hears sounds; None in a model that does not."""
+    return tower_name(backbone, _HEARS)
 
 
 def freeze_tower(backbone: nn.Module) -> None:
@@ -113,12 +165,24 @@ def freeze_tower(backbone: nn.Module) -> None:
         backbone.get_submodule(name).requires_grad_(False)
 
 
+def freeze_audio(backbone: nn.Module) -> None:
+    """Train all but what hears sounds.
+
+    Raises:
+        RecipeError: it hears none.
+    """
+    name = hearing_tower_name(backbone)
+    if name is None:
+        raise RecipeError("torch.freeze_audio: this model hears no sounds. Leave it out")
+    backbone.get_submodule(name).requires_grad_(False)
+
+
 def freeze_text(backbone: nn.Module) -> None:
     """Train all but the tower that reads, of a model that has one apart.
 
     Raises:
         RecipeError: it has none.
     """
-    if not hasattr(backbone, "text_model") or not hasattr(backbone, "vision_model"):
+    if not hasattr(backbone, "text_model") or tower_name(backbone, (*_SEES, *_HEARS)) is None:
         raise RecipeError("torch.freeze_text: this model has no tower of its own for texts. Leave it out")
     backbone.text_model.requires_grad_(False)  # type: ignore[operator]

@@ -34,4 +34,6 @@ def undecodable(media: Media, reason: object, hint: str | None = None) -> MediaE
     first = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
     # Decoders name the object they read from, by an address that is another one each time.
     first = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", first)
+    # torchcodec's messages begin with where in its own sources they were raised.
+    first = re.sub(r"^[\w]+, \S+:\d+, ", "", first).rstrip(".")
     return MediaError(f"the {media.kind}{where} cannot be decoded: {first}", file=media.path, hint=hint)

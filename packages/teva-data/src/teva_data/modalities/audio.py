@@ -1,9 +1,13 @@
-"""Recordings, by libsndfile: WAV, FLAC, Ogg Vorbis, Opus, MP3."""
+"""Recordings: WAV, FLAC, Ogg, Opus, MP3 by libsndfile; what else FFmpeg reads (AAC, a clip's sound) by torchcodec.
+
+Samples come as one channel, at their own rate or at the one that is asked for (libsoxr). Of a long recording only what
+is asked for is read: memory is bounded by the seconds asked for, not by the file.
+"""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +18,10 @@ from teva_data.pieces import Media
 from . import undecodable
 
 MAX_SECONDS = 3600.0
-"""A longer recording is refused before it is decoded."""
+"""A longer recording is refused before it is decoded, where not just its beginning is asked for."""
+
+_CUT = "Is the file cut short or damaged?"
+_MISSING = 0.05  # share of its samples that a recording may lack: heads of lossy files are not exact
 
 
 @dataclass(frozen=True)
@@ -35,32 +42,127 @@ class Audio:
         return len(self.samples) / self.rate
 
 
-def decode(media: Media, *, max_seconds: float = MAX_SECONDS) -> Audio:
-    """A recording at its own rate, as one channel.
-
-    Args:
-        media: where its bytes lie.
-        max_seconds: its length at most.
+def duration(media: Media) -> float:
+    """Seconds of a recording, or of a clip's sound, by its head: nothing is decoded.
 
     Raises:
-        DataError: it cannot be read or decoded, has no samples or is longer than ``max_seconds``.
-        MissingExtraError: soundfile is not installed.
+        MediaError: it cannot be read, or has no samples.
+        MissingExtraError: the library is not installed.
     """
+    if media.kind == "audio":
+        soundfile = _soundfile()
+        try:
+            with media.open() as data, soundfile.SoundFile(data) as file:
+                return _some(media, file.frames / file.samplerate)
+        except soundfile.LibsndfileError as error:
+            return _some(media, _by_ffmpeg(media, error, None).duration)
+    return _some(media, _by_ffmpeg(media, None, None).duration)
+
+
+def decode(
+    media: Media, *, max_seconds: float = MAX_SECONDS, seconds: float | None = None, rate: int | None = None
+) -> Audio:
+    """A recording as one channel.
+
+    Args:
+        media: where its bytes lie; of a clip (``video``) it is the sound.
+        max_seconds: its length at most.
+        seconds: take so much from its beginning; then a longer one is not refused.
+        rate: samples a second; its own where not given.
+
+    Raises:
+        MediaError: it cannot be read or decoded, has no samples, ends before its head says, or is longer than
+            ``max_seconds``.
+        MissingExtraError: soundfile or soxr is not installed.
+    """
+    if media.kind == "audio":
+        soundfile = _soundfile()
+        try:
+            with media.open() as data, soundfile.SoundFile(data) as file:
+                whole, own = file.frames, int(file.samplerate)
+                _expect_length(media, whole / own, seconds, max_seconds)
+                wanted = whole if seconds is None else min(whole, round(seconds * own))
+                samples = _mono(file.read(wanted, dtype="float32", always_2d=True))
+        except soundfile.LibsndfileError as error:
+            return _through_ffmpeg(media, error, seconds, max_seconds, rate)
+        _expect_samples(media, len(samples), wanted)
+        return Audio(samples, own) if rate in (None, own) else Audio(_resampled(samples, own, rate or own), rate or own)
+    return _through_ffmpeg(media, None, seconds, max_seconds, rate)
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    decoder: Any
+    duration: float
+    rate: int
+
+
+def _by_ffmpeg(media: Media, first: Exception | None, rate: int | None) -> _Decoder:
+    """torchcodec's decoder of what libsndfile does not read; ``first`` is what that said."""
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, RuntimeError, OSError) as error:
+        if first is not None:
+            raise undecodable(media, first, _CUT) from error
+        raise MissingExtraError("decoding a clip's sound", "teva-data[video]") from error
+    try:
+        decoder = AudioDecoder(media.open(), sample_rate=rate, num_channels=1)
+    except (RuntimeError, ValueError) as error:
+        raise undecodable(media, first or error, _CUT) from error
+    found = decoder.metadata
+    return _Decoder(decoder, float(found.duration_seconds or 0), int(rate or found.sample_rate or 0))
+
+
+def _through_ffmpeg(
+    media: Media, first: Exception | None, seconds: float | None, max_seconds: float, rate: int | None
+) -> Audio:
+    opened = _by_ffmpeg(media, first, rate)
+    _expect_length(media, opened.duration, seconds, max_seconds)
+    wanted = opened.duration if seconds is None else min(opened.duration, seconds)
+    try:
+        found = opened.decoder.get_samples_played_in_range(0.0, max(wanted, 1 / opened.rate))
+    except (RuntimeError, ValueError) as error:
+        raise undecodable(media, error, _CUT) from error
+    samples = np.ascontiguousarray(found.data[0].numpy(), dtype=np.float32)
+    _expect_samples(media, len(samples), round(wanted * opened.rate))
+    return Audio(samples[: round(wanted * opened.rate)], opened.rate)
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    return found
+
+
+def _resampled(samples: NDArray[np.float32], own: int, rate: int) -> NDArray[np.float32]:
+    try:
+        import soxr
+    except ImportError as error:
+        raise MissingExtraError("resampling audio", "teva-data[audio]") from error
+    found: NDArray[np.float32] = soxr.resample(samples, own, rate)
+    return found
+
+
+def _expect_length(media: Media, found: float, seconds: float | None, most: float) -> None:
+    if seconds is None and found > most:
+        raise undecodable(media, f"{found:.0f} seconds", f"At most {most:.0f} s are decoded")
+
+
+def _expect_samples(media: Media, found: int, wanted: int) -> None:
+    if not found:
+        raise undecodable(media, "no samples", "Is the file cut short?")
+    if found < wanted * (1 - _MISSING):
+        raise undecodable(media, f"{found} samples, where its head says {wanted}", "Is the file cut short?")
+
+
+def _some(media: Media, seconds: float) -> float:
+    if not seconds > 0:
+        raise undecodable(media, "no samples", "Is the file cut short?")
+    return seconds
+
+
+def _soundfile() -> Any:
     try:
         import soundfile
     except ImportError as error:
         raise MissingExtraError("decoding audio", "teva-data[audio]") from error
-    data = media.read()
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.frames > max_seconds * file.samplerate:
-                raise undecodable(
-                    media, f"{file.frames / file.samplerate:.0f} seconds", f"At most {max_seconds:.0f} s are decoded"
-                )
-            samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
-            rate = int(file.samplerate)
-    except soundfile.LibsndfileError as error:
-        raise undecodable(media, error, "Is the file cut short or damaged?") from error
-    if not len(samples):
-        raise undecodable(media, "no samples", "Is the file cut short?")
-    return Audio(samples, rate)
+    return soundfile

@@ -1,8 +1,15 @@
-"""Clips, by torchcodec (which needs FFmpeg's libraries on the machine)."""
+"""Clips, by torchcodec (which needs FFmpeg's libraries on the machine).
+
+Frames are asked for by time, so a variable frame rate changes nothing. Of a file of up to 256 MB the packets are gone
+through first, undecoded, since not every head tells the length; a larger one is taken at its head's word. One frame or a
+few are in memory at a time, whatever the clip.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +21,12 @@ from . import undecodable
 
 FRAMES = 16
 MAX_PIXELS = 100_000_000
-"""Of all frames that are asked for, together; more are refused before they are decoded."""
+"""Of all frames that are decoded together; more are refused before they are decoded."""
+
+_TOGETHER = 4_000_000  # pixels that are decoded at a time
+_WHOLE = 256_000_000  # bytes of a file that is gone through
+_LEAST = 0.95  # share of the frames that its head tells of, below which a file has been cut short
+_CUT = "Is the file cut short or damaged?"
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,81 @@ class Video:
     duration: float
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a clip's head says.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        seconds: from the first frame to the end of the last.
+        frames: how many.
+    """
+
+    width: int
+    height: int
+    seconds: float
+    frames: int
+
+
+def head(media: Media) -> Head:
+    """How long a clip is, and how large its frames; nothing is decoded.
+
+    Raises:
+        MediaError: it cannot be read, has no video stream, or no frame.
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+    return _Opened(media).head
+
+
+def has_sound(media: Media) -> bool:
+    """Whether a clip has a sound track beside its frames.
+
+    Raises:
+        MediaError: it cannot be read.
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+    _decoder_class()
+    from torchcodec.decoders import AudioDecoder
+
+    with media.open() as data:
+        try:
+            AudioDecoder(data)
+        except (RuntimeError, ValueError):
+            return False
+    return True
+
+
+def middles(seconds: float, count: int) -> NDArray[np.float64]:
+    """The middle of each of ``count`` equal parts of so many seconds: float64 [count]."""
+    found: NDArray[np.float64] = (np.arange(count) + 0.5) * seconds / count
+    return found
+
+
+def frames(media: Media, times: Sequence[float], *, max_pixels: int = MAX_PIXELS) -> Iterator[NDArray[np.uint8]]:
+    """The frames that are shown at some times, one by one; few are in memory together.
+
+    Args:
+        media: where the clip's bytes lie.
+        times: seconds from the clip's start, ascending, before its end.
+        max_pixels: of one frame at most.
+
+    Yields:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        MediaError: it cannot be read or decoded, or its frames are larger than ``max_pixels``.
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+    opened = _Opened(media)
+    pixels = opened.head.width * opened.head.height
+    if pixels > max_pixels:
+        raise _too_many(media, opened.head, 1, max_pixels)
+    step = max(1, _TOGETHER // pixels)
+    for start in range(0, len(times), step):
+        yield from opened.at(times[start : start + step])[0]
+
+
 def decode(media: Media, *, frames: int = FRAMES, max_pixels: int = MAX_PIXELS) -> Video:
     """Frames spread evenly over a clip: the middle of each of ``frames`` equal parts, all where it has no more.
 
@@ -41,29 +128,72 @@ def decode(media: Media, *, frames: int = FRAMES, max_pixels: int = MAX_PIXELS) 
         max_pixels: pixels of all of them together at most.
 
     Raises:
-        DataError: it cannot be read or decoded, or there would be more than ``max_pixels``.
+        MediaError: it cannot be read or decoded, or there would be more than ``max_pixels``.
         MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
     """
+    opened = _Opened(media)
+    found = opened.head
+    taken = min(frames, found.frames)
+    if taken * found.width * found.height > max_pixels:
+        raise _too_many(media, found, taken, max_pixels)
+    images, seconds = opened.at(middles(found.seconds, taken).tolist())
+    return Video(images, seconds, found.seconds)
+
+
+class _Opened:
+    """A clip whose head is read."""
+
+    def __init__(self, media: Media) -> None:
+        self._media, self._kind = media, _decoder_class()
+        self._decoder, self.head = self._open()
+        if self.head.frames <= 0 or self.head.seconds <= 0:
+            raise undecodable(media, "0 frames", _CUT)
+        if not self.head.width or not self.head.height:
+            raise undecodable(media, "frames without a size", _CUT)
+
+    def _open(self, mode: str | None = None) -> tuple[Any, Head]:
+        data = self._media.open()
+        mode = mode or ("exact" if data.seek(0, 2) <= _WHOLE else "approximate")
+        data.seek(0)
+        try:
+            decoder = self._kind(data, dimension_order="NHWC", seek_mode=mode)
+        except (RuntimeError, ValueError, TypeError) as error:
+            data.close()
+            if "no video stream" in str(error) or "best video stream is unknown" in str(error):
+                raise undecodable(self._media, "no video stream", "Is it a recording?") from error
+            if mode == "approximate":
+                return self._open("exact")  # the head does not say enough
+            raise undecodable(self._media, error, _CUT) from error
+        found = decoder.metadata
+        frames, told = int(found.num_frames or 0), int(found.num_frames_from_header or 0)
+        if frames < told * _LEAST:
+            raise undecodable(self._media, f"{frames} frames, where its head tells of {told}", _CUT)
+        self._begin = float(found.begin_stream_seconds or 0)
+        return decoder, Head(int(found.width or 0), int(found.height or 0), float(found.duration_seconds or 0), frames)
+
+    def at(self, times: Sequence[float]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """Frames uint8 [T, H, W, 3] at times, and when each begins."""
+        # One by one: asked for several at once, the decoder counts them by the mean frame rate.
+        found = [self._one(self._begin + time) for time in times]
+        seconds = np.array([one.pts_seconds - self._begin for one in found], dtype=np.float64)
+        return np.stack([one.data.numpy() for one in found]), seconds
+
+    def _one(self, time: float) -> Any:
+        try:
+            return self._decoder.get_frame_played_at(time)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise undecodable(self._media, error, _CUT) from error
+
+
+def _decoder_class() -> Any:
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:  # without FFmpeg its libraries do not load
         raise MissingExtraError("decoding video", "teva-data[video]") from error
-    data = media.read()
-    try:
-        decoder = VideoDecoder(data, dimension_order="NHWC")
-        count = len(decoder)
-        taken = min(frames, count)
-        height, width = decoder.metadata.height or 0, decoder.metadata.width or 0
-        if taken * width * height > max_pixels:
-            raise undecodable(
-                media, f"{taken} frames of {width} x {height} pixels", f"At most {max_pixels:,} pixels are decoded"
-            )
-        chosen = ((np.arange(taken) + 0.5) * count / taken).astype(int).tolist()
-        found = decoder.get_frames_at(chosen)
-        return Video(
-            found.data.numpy(),
-            found.pts_seconds.numpy().astype(np.float64),
-            float(decoder.metadata.duration_seconds or 0),
-        )
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise undecodable(media, error, "Is the file cut short or damaged?") from error
+    return VideoDecoder
+
+
+def _too_many(media: Media, found: Head, count: int, most: int) -> Exception:
+    return undecodable(
+        media, f"{count} frames of {found.width} x {found.height} pixels", f"At most {most:,} pixels are decoded"
+    )
