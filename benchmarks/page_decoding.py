@@ -9,7 +9,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 BATCH = 8
 IN_THE_LOOP, ONE, TWO = "decoded in the loop", "by a thread in the background", "by two threads in the background"
@@ -104,14 +106,14 @@ def _enlarged(pages: Path, directory: Path, most: int = 128) -> Path:
     return directory
 
 
-def speed(model: Path, data: Path, pages: int, workers: int) -> float:
-    """Pages a second from bytes to patches, the better of two times."""
+def speed(model: Path, data: Path, pages: int, workers: int, media: Mapping[str, Any] | None = None) -> float:
+    """Documents of media a second from bytes to patches or spectrograms, the better of two times."""
     from teva_data.artifact import Artifact
     from teva_data.dataset import Dataset
     from teva_data.pictures import load
     from teva_data.rendering import Renderer
 
-    renderer = Renderer.from_artifact(Artifact.load(model), max_length=2048)
+    renderer = Renderer.from_artifact(Artifact.load(model), max_length=2048, media=media)
     documents = list(itertools.islice(Dataset.open(data).corpus, pages))
     seconds = []
     for _ in range(2):
@@ -122,13 +124,52 @@ def speed(model: Path, data: Path, pages: int, workers: int) -> float:
     return len(documents) / min(seconds)
 
 
-def steps(work: Work, how: str, count: int) -> Took:
+def make_clips(work: Path, data: Path) -> Work:
+    """A small random Qwen2.5-Omni, real clips, and clips asked for by recordings of speech.
+
+    Args:
+        work: where.
+        data: the directory of the collections.
+    """
+    for name, words in (("realvideo", ()), ("spokenwords-en", ("--splits", "test"))):
+        convert = [Path(sys.executable).parent / "teva-data", "convert", data / name, work / name, *words]
+        subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
+    (work / "realvideo/train.jsonl").write_text((work / "realvideo/test.jsonl").read_text())
+    return Work(_make_omni(work / "model"), work / "spokenwords-en", work / "realvideo")
+
+
+def _make_omni(directory: Path) -> Path:
+    from tests.torch import omni_models
+    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+    omni_models.make(directory)
+    config = Qwen2_5OmniThinkerConfig.from_pretrained(directory).to_dict()
+    config["text_config"] |= {"num_hidden_layers": 4, "hidden_size": 256, "intermediate_size": 1024}
+    config["text_config"] |= {"max_position_embeddings": 2048, "layer_types": ["full_attention"] * 4}
+    config["text_config"]["rope_parameters"] |= {"mrope_section": [16, 8, 8]}
+    config["vision_config"] |= {"patch_size": 14, "window_size": 112, "depth": 4, "hidden_size": 192, "num_heads": 4}
+    config["vision_config"] |= {"intermediate_size": 512, "out_hidden_size": 256, "fullatt_block_indexes": [3]}
+    config["audio_config"] |= {"output_dim": 256, "num_mel_bins": 128, "max_source_positions": 1500, "n_window": 100}
+    changed = Qwen2_5OmniThinkerConfig.from_dict(config)
+    Qwen2_5OmniThinkerForConditionalGeneration(changed).save_pretrained(directory)
+    for name, changes in (
+        ("preprocessor_config.json", {"patch_size": 14, "feature_size": 128}),
+        ("tokenizer_config.json", {"model_max_length": 2048}),
+        ("video_preprocessor_config.json", {"size": {"shortest_edge": 784, "longest_edge": 78_400}}),
+    ):  # fmt: skip
+        settings = json.loads((directory / name).read_text()) | changes
+        (directory / name).write_text(json.dumps(settings))
+    return directory
+
+
+def steps(work: Work, how: str, count: int, media: Mapping[str, Any] | None = None) -> Took:
     """Training steps on the large pages.
 
     Args:
         work: as :func:`make` gives.
         how: one of ``WAYS``.
         count: steps beside the first, which is left out.
+        media: limits of clips and recordings.
     """
     import torch
     from teva_data.artifact import Artifact
@@ -146,7 +187,7 @@ def steps(work: Work, how: str, count: int) -> Took:
         "data": {"path": str(work.large), "negatives": 0, "picture_workers": 2 if how == TWO else 1},
         "train": {"output": "-", "steps": 1, "batch_size": BATCH}, "torch": {"device": "cpu", "lora": {"rank": 8}},
     })  # fmt: skip
-    renderer = Renderer.from_artifact(Artifact.load(work.model), max_length=512, max_pixels=_STEP_PIXELS)
+    renderer = Renderer.from_artifact(Artifact.load(work.model), max_length=512, max_pixels=_STEP_PIXELS, media=media)
     feed = Feed(BatchPlan.from_recipe(recipe), renderer, recipe)
     items = map(feed.batch, range(count + 1)) if how == IN_THE_LOOP else feed.batches(0, count + 1)
     model = Retriever.for_training(Artifact.load(work.model), recipe, torch.device("cpu")).train()

@@ -2,7 +2,8 @@
 or one from scratch reads, and one hears.
 
 The one that sees is transformers' ``VisionTextDualEncoder`` (LiT's setting, Zhai et al., arXiv 2111.07991: the
-tower that reads is trained already and left as it is, the other learns to say the same), in sentence-transformers' layout.
+tower that reads is trained already and left as it is, the other learns to say the same), in sentence-transformers'
+layout.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from teva_data.artifact import write_layout
 
@@ -77,7 +79,7 @@ def make_hearing(directory: Path, texts: Iterable[str], *, seconds: int = 2, wid
         width: of the tower that hears, at first; its second part has twice that.
         mels: rows of a spectrogram; four times as many columns stand for all of the sound.
     """
-    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+    from transformers import ClapConfig, ClapModel
 
     import torch
 
@@ -88,24 +90,57 @@ def make_hearing(directory: Path, texts: Iterable[str], *, seconds: int = 2, wid
         "intermediate_size": 256, "max_position_embeddings": POSITIONS + 2, "pad_token_id": 1, "bos_token_id": 0,
         "eos_token_id": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "projection_dim": 128,
     }  # fmt: skip
-    hears = {
-        "num_mel_bins": mels, "spec_size": 2 * mels, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
-        "patch_embeds_hidden_size": width, "depths": [2, 2], "num_attention_heads": [2, 4], "hidden_size": 2 * width,
-        "num_hidden_layers": 2, "projection_dim": 128, "enable_fusion": False, "drop_path_rate": 0.0,
-    }  # fmt: skip
-    config = ClapConfig(text_config=reads, audio_config=hears, projection_dim=128)
+    config = ClapConfig(text_config=reads, audio_config=_hears(width, mels), projection_dim=128)
     ClapModel(config).save_pretrained(directory)
-    rate = 16_000
-    hop = -(-seconds * rate // (4 * mels - 1))
-    ClapFeatureExtractor(
-        feature_size=mels, sampling_rate=rate, hop_length=hop, max_length_s=seconds, fft_window_size=512,
-        frequency_min=50, frequency_max=7600, truncation="rand_trunc", padding="pad",
-    ).save_pretrained(directory)  # fmt: skip
+    _extractor(seconds, mels).save_pretrained(directory)
     write_layout(
         directory, pooling="towers", normalize=True, dim=128, max_length=POSITIONS, prompts={}, teva={},
         card="A small model that hears, untrained.\n",
     )  # fmt: skip
     return directory
+
+
+def add_hearing(directory: Path, *, seconds: int = 3, width: int = 32, mels: int = 32) -> Path:
+    """Add an untrained tower that hears, CLAP's, to a model that :func:`make` has written.
+
+    Args:
+        directory: of the model.
+        seconds: of a sound.
+        width: as in :func:`make_hearing`.
+        mels: likewise.
+    """
+    from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+    import torch
+    from teva_torch.hearing import model_class
+
+    torch.manual_seed(0)
+    kept = VisionTextDualEncoderModel.from_pretrained(str(directory), local_files_only=True)
+    config = VisionTextDualEncoderConfig.from_pretrained(str(directory), local_files_only=True)
+    config.audio_config = _hears(width, mels)
+    model_class()(config, kept.vision_model, kept.text_model).save_pretrained(directory)
+    seen = json.loads((directory / "preprocessor_config.json").read_text(encoding="utf-8"))
+    heard = _extractor(seconds, mels).to_dict()
+    (directory / "preprocessor_config.json").write_text(json.dumps({**heard, **seen}))
+    return directory
+
+
+def _hears(width: int, mels: int) -> dict[str, Any]:
+    return {
+        "num_mel_bins": mels, "spec_size": 2 * mels, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
+        "patch_embeds_hidden_size": width, "depths": [2, 2], "num_attention_heads": [2, 4], "hidden_size": 2 * width,
+        "num_hidden_layers": 2, "projection_dim": 128, "enable_fusion": False, "drop_path_rate": 0.0,
+    }  # fmt: skip
+
+
+def _extractor(seconds: int, mels: int) -> Any:
+    from transformers import ClapFeatureExtractor
+
+    rate = 16_000
+    return ClapFeatureExtractor(
+        feature_size=mels, sampling_rate=rate, hop_length=-(-seconds * rate // (4 * mels - 1)), max_length_s=seconds,
+        fft_window_size=512, frequency_min=50, frequency_max=7600, truncation="rand_trunc", padding="pad",
+    )  # fmt: skip
 
 
 def _letters(directory: Path, texts: Iterable[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,40 @@ def images_gradients(context: Context) -> Result:
     """Cases of benchmarks/vision_gradients.py; the processes are real ones that talk over gloo."""
     from benchmarks import vision_gradients
 
-    work, cases = vision_gradients.make(context.work / "inputs"), vision_gradients.cases(quick=context.quick)
+    return compared(context, vision_gradients.cases(quick=context.quick), "Qwen2_5_VL", "data")
+
+
+def compared(context: Context, cases: Sequence[Any], model: str, data: str, **limits: Any) -> Result:
+    """All gradients of cases beside the plainest, and what is saved beside what was trained.
+
+    Args:
+        context: of the claim.
+        cases: of benchmarks/vision_gradients.py.
+        model: whose run is saved.
+        data: what it is trained on.
+        limits: the recipe's, of media.
+    """
+    from benchmarks import vision_gradients
+
+    work, hears = vision_gradients.make(context.work / "inputs"), model == vision_gradients.OMNI
     rows = [_row("1 process", case, vision_gradients.by_teva(case, work), work) for case in cases]
     for strategy in STRATEGIES:
         out = context.work / f"{strategy}.safetensors"
-        found = vision_gradients.by_processes(2, work, out, strategy, quick=context.quick)
+        found = vision_gradients.by_processes(2, work, out, strategy, quick=context.quick, omni=hears)
         rows += [_row(f"2 processes, {strategy or 'ddp'}", case, found[case.name], work) for case in cases]
     worst = max(rows, key=lambda row: row["whole"])
     patches = {
         case.name: vision_gradients.patches_difference(case, work)
-        for case in cases if case.trained in ("full", "lora with the tower")
+        for case in cases if case.trained in ("full", "lora with the tower") and not hears
     }  # fmt: skip
-    saved = _saved(context.work / "run", work)
+    saved = _saved(context.work / "run", work / model, work / data, limits)
     figures: dict[str, Any] = {
         "gradients compared": len(rows), "largest relative L2": worst["whole"],
         "of": f"{worst['how']}, {worst['case']}",
-        "largest of the vision tower": max(row["tower"] for row in rows if row["tower"] is not None),
-        "largest of the patches": max(patches.values()),
+        f"largest of the {'towers' if hears else 'vision tower'}": max(
+            row["tower"] for row in rows if row["tower"] is not None
+        ),
+        **({"largest of the patches": max(patches.values())} if patches else {}),
         "largest relative difference of a loss": max(row["loss"] for row in rows),
         **{f"largest difference of vectors, {how}": value for how, value in saved.items()},
     }  # fmt: skip
@@ -52,7 +70,8 @@ def _row(how: str, case: Any, found: tuple[Any, float], work: Path) -> dict[str,
 
     expected, loss = plainly(case.model, case.trained, work)
     mine, theirs = (
-        {name: one for name, one in each.items() if ".visual." in name} for each in (found[0], expected)
+        {name: one for name, one in each.items() if ".visual." in name or ".audio_tower." in name}
+        for each in (found[0], expected)
     )  # fmt: skip
     return {
         "how": how, "case": case.name, "whole": relative_difference(found[0], expected)[0],
@@ -60,8 +79,8 @@ def _row(how: str, case: Any, found: tuple[Any, float], work: Path) -> dict[str,
     }  # fmt: skip
 
 
-def _saved(output: Path, work: Path) -> dict[str, float]:
-    """A run with LoRA, the tower's too: the trained model's vectors beside those of what it wrote."""
+def _saved(output: Path, base: Path, data: Path, limits: Mapping[str, Any]) -> dict[str, float]:
+    """A run with LoRA, the towers' too: the trained model's vectors beside those of what it wrote."""
     import numpy as np
 
     import torch
@@ -74,13 +93,13 @@ def _saved(output: Path, work: Path) -> dict[str, float]:
     from teva_torch.recipe import read_recipe
     from teva_torch.training import train
 
-    base, data = work / "Qwen2_5_VL", work / "data"
+    adapted = {"rank": 2, "vision": True, **({"audio": True} if limits else {})}
     recipe = read_recipe({
         "model": {"name": str(base), "pooling": "last", "normalize": True, "query_max_length": 64,
-                  "document_max_length": 64},
+                  "document_max_length": 160 if limits else 64, **limits},
         "data": {"path": str(data), "negatives": 2},
         "train": {"output": str(output), "steps": 4, "batch_size": 9, "learning_rate": 1e-2},
-        "torch": {"device": "cpu", "gradient_cache": True, "chunk_tokens": 24, "lora": {"rank": 2, "vision": True}},
+        "torch": {"device": "cpu", "gradient_cache": True, "chunk_tokens": 24, "lora": adapted},
     })  # fmt: skip
     artifact = train(recipe).artifact
     trained = Retriever.for_training(Artifact.load(base), recipe, torch.device("cpu"))

@@ -39,6 +39,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
     "eval": ("eval_runs", "eval_tasks", "eval_mteb"),
     "scale_out": ("scale_out_growth", "scale_out_service"),
     "images": ("images_data", "images_learning", "images_serving"),
+    "video_audio": ("video_audio_learning",),
 }
 NEEDS = ("data", "gpu")
 SCHEMA = "1"

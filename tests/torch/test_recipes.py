@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
 from tests.conftest import make_tiny_data
-from tests.torch import backbones, vision_models
+from tests.torch import backbones, omni_models, vision_models
 
 from teva_data.conversion import LAYOUTS
 from teva_data.datasets import NAMES
@@ -32,6 +33,8 @@ MODELS = {
     "qwen3-embedding-4b-scifact": ("Qwen3", "$A <eos>"),
     "repllama-llama31-8b": ("Llama", "<bos> $A"),
     "tevatron-bge": ("Qwen2_5_VL", None),
+    "tevatron-omni": ("Qwen2_5Omni", None),
+    "tevatron-omni-multivent": ("Qwen2_5Omni", None),
     "tevatron-vl": ("Qwen2_5_VL", None),
     "tevatron-wikiss": ("Qwen2_5_VL", None),
 }
@@ -54,6 +57,8 @@ FACTS = {
     "e5-base-distill": (2e-5, 0.02, True, "mean", 16, 64, 4, 350, 350, 5, None),
     # The paper, section 3.1, and examples/multimodal/qwen2.5vl.
     "tevatron-bge": (1e-4, 0.02, True, "last", 4, 128, 1, 512, 512, 1, (16, 64)),
+    "tevatron-omni": (1e-4, 0.02, True, "last", 4, 128, 1, 512, 1280, 1, (16, 64)),
+    "tevatron-omni-multivent": (1e-4, 0.02, True, "last", 4, 8, 4, 512, 3072, 4, (16, 64)),
     "tevatron-vl": (1e-4, 0.02, True, "last", 4, 128, 1, 512, 832, 1, (16, 64)),
     "tevatron-wikiss": (1e-4, 0.02, True, "last", 4, 128, 1, 512, 832, 1, (16, 64)),
 }
@@ -67,7 +72,9 @@ PROMPTS = {
     "bert-dpr-nq": ("", ""),
     "bert-scifact": ("", ""),
     "e5-base-distill": ("query: ", "passage: "),
-    **dict.fromkeys(("tevatron-bge", "tevatron-vl", "tevatron-wikiss"), ("Query: ", "")),
+    **dict.fromkeys(
+        ("tevatron-bge", "tevatron-omni", "tevatron-omni-multivent", "tevatron-vl", "tevatron-wikiss"), ("Query: ", "")
+    ),
 }  # fmt: skip
 
 
@@ -91,25 +98,36 @@ def picture_data(tmp_path_factory):
     return vision_models.make_data(tmp_path_factory.mktemp("pictures") / "data")
 
 
+@pytest.fixture(scope="module")
+def media_data(tmp_path_factory):
+    return omni_models.make_data(tmp_path_factory.mktemp("media") / "data")
+
+
 def test_every_recipe_is_tried():
     assert sorted(shipped()) == sorted(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_trains_to_an_artifact(name, scored_data, picture_data, tmp_path):
+def test_trains_to_an_artifact(name, scored_data, request, tmp_path):
     architecture, ending = MODELS[name]
     # 128 positions: a query's prompt alone takes more than the usual tiny model has.
     positions = {"max_position_embeddings": 130 if architecture == "XLMRoberta" else 128}
-    seeing = architecture in vision_models.ARCHITECTURES
+    hearing = architecture == "Qwen2_5Omni"
+    seeing = hearing or architecture in vision_models.ARCHITECTURES
+    if hearing and shutil.which("ffmpeg") is None:
+        pytest.skip("makes its clips with ffmpeg")
     if seeing:
-        model = vision_models.make(tmp_path / "model", architecture)
+        model = (
+            omni_models.make(tmp_path / "model") if hearing else vision_models.make(tmp_path / "model", architecture)
+        )
         (model / "chat_template.jinja").write_text("red {{ messages[0]['content'] }} green")
     else:
         model = backbones.make(tmp_path / "model", architecture, ending=ending, **positions)
     recipe = read_recipe(name)
-    data = [str(scored_data if name == "tevatron-bge" or not seeing else picture_data)]
-    if recipe.data.datasets:  # texts alone, and pictures
-        data = [str(scored_data), *data * 3]
+    kind = "media_data" if hearing else "picture_data"
+    data = [str(scored_data if name == "tevatron-bge" or not seeing else request.getfixturevalue(kind))]
+    if recipe.data.datasets:  # texts alone, and media
+        data = [str(scored_data), *data * (len(recipe.data.datasets) - 1)]
     keys = [f"data.datasets.{at}.path" for at in range(len(data))] if recipe.data.datasets else ["data.path"]
     sizes = {
         "model.name": str(model), **dict(zip(keys, data, strict=True)), "train.output": str(tmp_path / "run"),
@@ -118,13 +136,15 @@ def test_trains_to_an_artifact(name, scored_data, picture_data, tmp_path):
     }  # fmt: skip
     if seeing:
         sizes["model.max_pixels"] = 256
+    if hearing:
+        sizes |= {"model.document_max_length": 256, "model.video_pixels": 256}
     if recipe.loss.matryoshka_dims:
         sizes["loss.matryoshka_dims"] = [8, 16, 32]
     if name in SAID_BY_THE_MODEL:
         sizes |= {"model.pooling": "mean", "model.normalize": True}
     artifact = train(recipe, sizes).artifact
     parity = json.loads((artifact.path / "teva.json").read_text())["parity"]
-    assert "sentence-transformers" in parity
+    assert ("sentence-transformers" in parity) is not hearing
     assert all(one["min_cosine"] >= torch_section(recipe).parity_cosine for one in parity.values())
     assert (artifact.path / "adapter").is_dir() == (torch_section(recipe).lora is not None)
 

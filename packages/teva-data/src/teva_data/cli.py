@@ -284,7 +284,8 @@ def show(
         recipe: a recipe file; shows its model, prompts and limits.
         step: the documents that this step of the recipe's training takes, in place of all that the row lists.
         documents: positives shown at most, and negatives.
-        pictures: a directory to write its pictures to, as the model sees them (needs a model or a recipe that sees).
+        pictures: a directory to write its media to as the model takes them: pictures, the frames of clips, the wave and
+            spectrogram of recordings (needs a model or a recipe that sees or hears).
     """
     from teva_data.showing.text import show_example
 

@@ -53,13 +53,15 @@ class TowerReader(PictureReader):
         Raises:
             ArtifactError: the processor's file is missing or cannot be loaded.
         """
-        if "audio" in media_kinds(config):
+        kinds = media_kinds(config)
+        if "image" not in kinds:
             return SoundTowerReader.of(artifact, config, limits)
         settings, vision = settings_of(artifact), config["vision_config"]
         if settings is None:
             raise _no_file(artifact, "pictures are")
         size, patch = int(vision.get("image_size", 224)), int(vision["patch_size"])
-        return cls(processor_of(artifact), settings, size, patch, limits)
+        sees = cls(processor_of(artifact), settings, size, patch, limits)
+        return TowersReader(sees, SoundTowerReader.of(artifact, config, limits)) if "audio" in kinds else sees
 
     def read(self, media: Media) -> Picture:
         """A picture's pixels, float32 [3, size, size], or those of a clip's frames, [frames, 3, size, size].
@@ -180,6 +182,34 @@ class SoundTowerReader(PictureReader):
 
     def save(self, directory: Path) -> None:
         """Write the extractor's file."""
+        write_json(directory / FILE, dict(self.settings))
+
+
+class TowersReader(PictureReader):
+    """Reads pictures and clips for one tower and recordings for another.
+
+    Args:
+        sees: reads pictures and clips.
+        hears: reads recordings.
+    """
+
+    apart = True
+    kinds = ("image", "video", "audio")
+
+    def __init__(self, sees: TowerReader, hears: SoundTowerReader) -> None:
+        super().__init__(sees.processor, "", "", "", {**sees.settings, **hears.settings})
+        self.sees, self.hears, self.limits = sees, hears, sees.limits
+
+    def read(self, media: Media) -> Picture | Sound:  # type: ignore[override]
+        """See :meth:`TowerReader.read` and :meth:`SoundTowerReader.read`."""
+        return self.hears.read(media) if media.kind == "audio" else self.sees.read(media)
+
+    def count(self, media: Media) -> int:
+        """See :meth:`TowerReader.count` and :meth:`SoundTowerReader.count`."""
+        return self.hears.count(media) if media.kind == "audio" else self.sees.count(media)
+
+    def save(self, directory: Path) -> None:
+        """Write the file of both processors."""
         write_json(directory / FILE, dict(self.settings))
 
 

@@ -31,8 +31,11 @@ def is_one(config: Mapping[str, Any]) -> bool:
 
 
 def media_kinds(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What such a model takes beside texts: pictures and the frames of clips, or recordings and the sound of clips."""
-    return ("audio", "video") if "audio_config" in config else ("image", "video")
+    """What such a model takes beside texts: pictures and the frames of clips, recordings and the sound of clips, or all
+    but the last."""
+    if "audio_config" not in config:
+        return "image", "video"
+    return ("image", "video", "audio") if "vision_config" in config else ("audio", "video")
 
 
 def dim(config: Mapping[str, Any]) -> int:

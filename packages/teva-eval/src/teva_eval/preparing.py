@@ -23,10 +23,12 @@ from teva_data.reader import read_rows
 from teva_data.records import Document
 
 from .benchmarks import Task
+from .turning import turn
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "source.json"
+TURNED = "-to-text"  # ends the names of tasks of the other direction, which are made of the same files
 VERSION = "1"  # of how data is prepared: another one prepares it anew
 
 
@@ -60,7 +62,8 @@ def prepare(task: Task, cache: Path, data: Path | None = None, *, offline: bool 
         DataError: it is not there (the message holds the command that fetches it), or a row is bad.
     """
     place = None if data is None else _find(task, data)
-    if place is not None and task.title == "join" and not task.answers and _is_dataset(place, task.split):
+    plain = task.title == "join" and not task.answers and not task.turned
+    if place is not None and plain and _is_dataset(place, task.split):
         return Prepared(Dataset.open(place), task.split, str(place), {})
     source = str(place) if place is not None else f"{task.hub}@{task.revision or 'newest'}"
     wanted = {"version": VERSION, "source": source, "fingerprint": _wanted(task, place)}
@@ -101,7 +104,9 @@ def _folder(task: Task) -> str:
 def _find(task: Task, data: Path) -> Path:
     if not data.is_dir():
         raise DataError("no such directory", file=data, hint=f"Fetch the task:\n{fetch_command(task, data)}")
-    names = dict.fromkeys((task.name, _folder(task), task.hub.partition("/")[2], task.mteb or task.name))
+    names = dict.fromkeys(
+        (task.name, task.name.removesuffix(TURNED), _folder(task), task.hub.partition("/")[2], task.mteb or task.name)
+    )
     for name in names:
         if name and (data / name).is_dir():
             return data / name
@@ -132,7 +137,8 @@ def _wanted(task: Task, place: Path | None) -> str:
         for path in sorted(place.rglob("*"))
         if path.is_file() and ".teva" not in path.parts
     ]  # fmt: skip
-    rules = [task.hub, task.revision, task.layout, task.part, task.split, task.title, task.answers]
+    rules: list[Any] = [task.hub, task.revision, task.layout, task.part, task.split, task.title, task.answers]
+    rules += ["turned"] * task.turned
     return fingerprint("prepared", VERSION, files, rules)
 
 
@@ -181,7 +187,11 @@ def _take_over(made: Path, target: Path, task: Task, place: Path | None) -> None
     if task.split not in dataset.splits:
         raise DataError("no such split", file=place or task.hub, field=task.name, found=dataset.splits,
                         expected=task.split)  # fmt: skip
-    if task.title == "drop":
+    if task.turned:
+        (target / "data").mkdir()
+        inside = made.parent == target  # moves with it: its media are linked to from beside it
+        turn(dataset, task.split, target / "data", Path("..") / made.name if inside else made.absolute())
+    elif task.title == "drop":
         (target / "data" / "qrels").mkdir(parents=True)
         write_corpus(target / "data", _without_titles(dataset, place))
         for name in (p for p in made.iterdir() if p.is_file() and p.name.startswith((f"{task.split}.", "dataset."))):

@@ -291,6 +291,11 @@ class Encoder:
         item, reader = inputs[row], self.renderer.pictures
         if reader is None or not isinstance(item, Tokens | Rendered):
             return item
+        if other := next((media for media in item.media if media.kind != "image"), None):
+            raise TevaError(
+                f"{other.path}: the engine {self.engine_name!r} is given pictures alone; found a piece of "
+                f"{other.kind}. Use --engine torch"
+            )
         placed = Placed.of(item, reader, self.renderer.tokenizer.convert_tokens_to_ids(reader.pad))
         if bad is not None:
             try:

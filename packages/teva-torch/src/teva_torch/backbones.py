@@ -20,7 +20,7 @@ from teva_data.files import write_json
 from teva_data.pictures import OMNI
 from torch import nn
 
-from . import omni
+from . import hearing, omni
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +64,9 @@ def load_backbone(
             )
         if bidirectional is not None:
             config = with_direction(config, bidirectional=bidirectional)
-        config, kind = (
-            (config, AutoModel)
-            if config.model_type not in OMNI
-            else (getattr(config, "thinker_config", config), omni.model_class())
-        )
+        kind: Any = hearing.model_class() if hearing.is_one(config) else AutoModel
+        if config.model_type in OMNI:
+            config, kind = getattr(config, "thinker_config", config), omni.model_class()
         backbone, report = kind.from_pretrained(
             str(artifact.path), config=config, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )

@@ -1,8 +1,8 @@
 """Clips, by torchcodec (which needs FFmpeg's libraries on the machine).
 
 Frames are asked for by time, so a variable frame rate changes nothing. Of a file of up to 256 MB the packets are gone
-through first, undecoded, since not every head tells the length; a larger one is taken at its head's word. One frame or a
-few are in memory at a time, whatever the clip.
+through first, undecoded, since not every head tells the length; a larger one is taken at its head's word. A few frames
+are in memory at a time, whatever the clip.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Rendered:
         tokens: what the tokenizer makes of it; None without a model.
         pieces: texts and media in order, where it is not one text alone.
         score: a teacher's, where the row has it.
-        seen: its pictures as the model sees them.
+        seen: its pictures, clips and recordings as the model takes them.
     """
 
     role: Role

@@ -12,6 +12,7 @@ from teva_data.errors import DataError
 from teva_data.pieces import Media
 from teva_data.showing import TITLE_POLICY, Example, Rendered
 
+from .pictures import Seen
 from .tokens import Tokens
 
 WIDTH = 100
@@ -38,9 +39,7 @@ def _rendered(each: Rendered) -> Iterator[str]:
     for piece in each.pieces:
         yield _entry("piece", _media(piece) if isinstance(piece, Media) else f"text {_quoted(piece)}")
     for one in each.seen:
-        rows, columns = one.grid
-        cost = f"{one.size[0]} x {one.size[1]} pixels, {rows} x {columns} patches, {one.tokens:,} tokens"
-        yield _entry("seen", f"{Path(one.media.path).name} as {cost}")
+        yield _entry("seen" if one.frames else "heard", f"{Path(one.media.path).name} as {_cost(one)}")
     if each.tokens is None:
         yield _entry("text", _quoted(each.text))
         return
@@ -49,6 +48,17 @@ def _rendered(each: Rendered) -> Iterator[str]:
     if each.tokens.cut:
         yield _entry("cut off", _cut(each.text, each.tokens))
     yield _entry("tokens", _tokens(each.tokens))
+
+
+def _cost(one: Seen) -> str:
+    (width, height), (rows, columns) = one.size, one.grid
+    if not one.frames:
+        return f"{width} frames of {height} mel bands, {one.tokens:,} tokens"
+    each = f"{width} x {height} pixels, {rows} x {columns} patches"
+    if one.media.kind == "image":
+        return f"{each}, {one.tokens:,} tokens"
+    heard = f", {one.sound:,} of them of its sound" if one.sound else ""
+    return f"{one.frames} frames of {each}, one each {one.step:.2f} s, {one.tokens:,} tokens{heard}"
 
 
 def _entry(name: str, text: str) -> str:

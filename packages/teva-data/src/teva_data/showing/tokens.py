@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from teva_data.pictures import Rendered, RenderedPieces
 from teva_data.rendering import Renderer
+
+_NAMES = {"image": "picture", "video": "clip", "audio": "recording"}
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Tokens:
         count: tokens of the whole text, special ones included.
         limit: tokens at most.
         span: first and last (not included) character of the text that is kept.
-        pictured: tokens of pictures beside the one that each is shown as.
+        pictured: tokens of media beside those that each is shown as.
     """
 
     kept: list[str]
@@ -74,14 +77,13 @@ def _with_pictures(renderer: Renderer, text: Rendered, limit: int) -> Tokens:
     reader = renderer.pictures
     assert reader is not None
     (count,), (ids,) = renderer.lengths([text]), renderer.tokenize([text], limit)
-    counts = [reader.count(media) for media in text.media]
     if reader.apart:
-        return Tokens([f"picture x {count}"], [True], count, limit, (0, len(text)), count - 1)
+        return Tokens([f"{_NAMES[text.media[0].kind]} x {count}"], [True], count, limit, (0, len(text)), count - 1)
     named, known = renderer.tokenizer.convert_ids_to_tokens(list(ids)), set(renderer.tokenizer.all_special_tokens)
-    kept, left, at = list[str](), iter(counts), 0
-    while at < len(named):
-        many = next(left) if named[at] == reader.pad else 1
-        kept.append(f"{named[at]} x {many}" if named[at] == reader.pad else named[at])
-        at += many
-    special = [token in known or token.startswith(reader.pad) for token in kept]
+    # A run of one token stands for a picture, a clip, a recording, or a part of the latter two.
+    kept = list[str]()
+    for token, run in itertools.groupby(named):
+        many = len(list(run))
+        kept += [f"{token} x {many}"] if token in reader.pads else [token] * many
+    special = [token in known or token.startswith(reader.pads) for token in kept]
     return Tokens(kept, special, count, limit, (0, len(text)), len(named) - len(kept))

@@ -18,6 +18,7 @@ __all__ = ["NAMES", "Benchmark", "Task", "benchmark", "benchmarks", "find_task",
 _MODULES = {
     "beir": "beir", "beir-cqadupstack": "beir", "cqadupstack": "beir", "miracl": "miracl", "vidore-v1": "vidore",
     "vidore-v2": "vidore", "vidore-v3": "vidore", "msmarco": "msmarco", "msrvtt": "media", "audiocaps": "media",
+    "msrvtt-to-text": "media", "audiocaps-to-text": "media",
     "wiki-ss": "media",
 }  # fmt: skip
 NAMES = tuple(_MODULES)

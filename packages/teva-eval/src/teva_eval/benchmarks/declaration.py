@@ -29,6 +29,7 @@ class Task:
         document_prompt: the task's own; None: the model's.
         instruction: the task in one sentence, for models that are told it (``run --instruct``).
         answers: a document is relevant where it holds one of the query's answers; judgements come from the texts.
+        turned: the other direction of what the source holds: its documents ask, and its queries are found.
         languages: codes of queries and documents.
         documents: what documents are made of.
         group: tasks of one group count once in the benchmark's mean (CQADupStack).
@@ -51,6 +52,7 @@ class Task:
     document_prompt: str | None = None
     instruction: str = ""
     answers: bool = False
+    turned: bool = False
     languages: tuple[str, ...] = ("en",)
     documents: tuple[str, ...] = ("text",)
     group: str | None = None

@@ -144,6 +144,7 @@ def configuration(recipe: Recipe, config: str | Path | None = None) -> str:
         raise ArtifactError(
             f"{name}: its configuration cannot be read: {first.rstrip('.')}. Give the model's config.json with --config"
         ) from error
+    found = getattr(found, "thinker_config", found)  # of Qwen2.5-Omni, the part that is trained
     if not hasattr(found.get_text_config(), "hidden_size"):
         raise RecipeError(f"{name}: found {found.model_type}, whose configuration has no hidden_size; expected a text "
                           "encoder or decoder")  # fmt: skip

@@ -145,7 +145,8 @@ def predict(
     size, seen = sizes(text, plainest), seen_of(recipe, config, pictures)
     if sees(config):
         trained = options.lora is None and not options.freeze_vision
-        size = with_tower(size, config, plainest, trained=trained if seen is None else seen.trained)
+        hears = options.lora.audio if options.lora is not None else not options.freeze_audio
+        size = with_tower(size, config, plainest, trained=trained if seen is None else seen.trained, hears=hears)
     held = layout(
         strategy, size, processes, half=build.half, optimizer=options.optimizer, zero=_zero(options),
         reshard=options.reshard_after_forward,

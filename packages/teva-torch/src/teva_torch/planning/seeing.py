@@ -1,8 +1,9 @@
-"""What pictures cost: the tower that sees is run on a few patches, and all it does grows with their number.
+"""What pictures and clips cost: the tower that sees is run on a few patches, and all it does grows with their number.
 
 How patches are cut into windows depends on values, which tensors without values do not have, so here they are real: two
 or four blocks of the tower at their full width, on a picture of a few hundred patches. The decoder knows nothing of
-pictures: to it they are tokens.
+pictures: to it they are tokens. A tower that hears counts by its parameters: what it does for a recording is a small
+part of what the decoder does for its tokens, and is not foretold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from teva_data.recipe import Recipe
+from teva_torch import omni
 from teva_torch.backbones import checkpoint_gradients
 from teva_torch.lora import add_lora, default_targets
 from teva_torch.recipe import LoraSection, torch_section
@@ -24,6 +26,7 @@ from torch import nn
 from .layout import Sizes, counted
 from .tracing import ATTENTION, Build, Costs, Live, as_on_gpu, by_depth, cast, config_of, register
 
+OMNI = "qwen2_5_omni_thinker"
 _SIDE = 16  # patches of a side of the picture that is run, at most
 
 
@@ -48,13 +51,17 @@ def text_part(config: str) -> str:
     """The configuration of what reads tokens, of a model that sees too; of another, its own."""
     found = config_of(config)
     text = found.get_text_config()
+    if found.model_type == OMNI:
+        # Its decoder is Qwen2's, which transformers makes by itself; positions of three axes cost the same.
+        values = {key: value for key, value in text.to_dict().items() if key != "rope_parameters"}
+        return json.dumps({**values, "model_type": "qwen2", "rope_theta": 1e6}, default=str)
     return config if text is found else json.dumps(text.to_dict(), default=str)
 
 
 def sees(config: str) -> bool:
     """Whether a model sees pictures in a way that is known here."""
     values = json.loads(config)
-    return "vision_config" in values and "image_token_id" in values
+    return "vision_config" in values and ("image_token_id" in values or values["model_type"] == OMNI)
 
 
 def seen_of(recipe: Recipe, config: str, number: int | None) -> Seen | None:
@@ -73,6 +80,8 @@ def seen_of(recipe: Recipe, config: str, number: int | None) -> Seen | None:
     tokens = most if recipe.model.max_pixels is None else min(most, recipe.model.max_pixels // side**2)
     whole = options.lora is None and not options.freeze_vision
     trained = whole or (options.lora is not None and options.lora.vision)
+    if recipe.model.max_pixels is not None and config_of(config).model_type == OMNI:
+        tokens = most  # a clip's frames together may be more than a picture
     return Seen(number or 1, max(1, tokens), trained, options.gradient_cache and not trained and options.keep_vision)
 
 
@@ -102,15 +111,32 @@ def kept_between_passes(config: str, build: Build, seen: Seen, documents: int) -
     return float(documents * seen.number * seen.tokens * hidden * vectors * (2 if build.half else 4))
 
 
-def with_tower(text: Sizes, config: str, build: Build, *, trained: bool) -> Sizes:
-    """The sizes of a model of its two parts."""
-    tower = _sizes(config, dataclasses.replace(build, cast=False, checkpointing=False), trained)
+def with_tower(text: Sizes, config: str, build: Build, *, trained: bool, hears: bool = False) -> Sizes:
+    """The sizes of a model of its two parts, or its three: the one that hears is trained where
+    ``hears``."""
+    plain = dataclasses.replace(build, cast=False, checkpointing=False)
+    parts = [text, _sizes(config, plain, trained)]
+    if config_of(config).model_type == OMNI:
+        parts.append(_hearing_sizes(config, plain, hears))
     summed = ("parameters", "trained", "loaded", "rest", "trained_rest")
     return Sizes(**{
         field.name: sum(values) if field.name in summed else max(values)
         for field in dataclasses.fields(Sizes)
-        for values in [(getattr(text, field.name), getattr(tower, field.name))]
+        for values in [[getattr(part, field.name) for part in parts]]
     })  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def _hearing_sizes(config: str, build: Build, trained: bool) -> Sizes:
+    """The sizes of the tower that hears."""
+    tower = _whole(config_of(config), build, None).audio_tower
+    if build.lora is not None and trained:
+        section = LoraSection.model_validate_json(build.lora)
+        tower = add_lora(tower, section.model_copy(update={"targets": default_targets(tower)})).get_base_model()
+    elif not trained:
+        tower.requires_grad_(False)
+    tower.get_parameter("audio_bos_eos_token.weight").requires_grad_(False)
+    return counted(tower, build)
 
 
 @functools.lru_cache(maxsize=64)
@@ -138,23 +164,9 @@ def _blocks(config: Any) -> Any:
 
 def _tower(config: Any, build: Build, trained: bool, depth: int | None, live: Live | None = None) -> nn.Module:
     """The tower on the meta device, of so many blocks."""
-    from transformers import AutoModel
-
     register(live or Live())
-    values = config.to_dict()
-    text, seeing = values["text_config"], values["vision_config"]
-    values["text_config"] = text | {"num_hidden_layers": 1, "vocab_size": config.image_token_id + 1}
-    if text.get("layer_types"):
-        values["text_config"]["layer_types"] = text["layer_types"][:1]
-    if depth is not None:
-        values["vision_config"] = seeing | {"depth": depth}
-        if places := seeing.get("deepstack_visual_indexes"):
-            values["vision_config"]["deepstack_visual_indexes"] = list(range(len(places)))
-    attention = ATTENTION if build.gpu and build.attention != "eager" else build.attention
+    whole = _whole(config, build, depth)
     with torch.device("meta"):
-        whole: Any = AutoModel.from_config(
-            type(config).from_dict(values), attn_implementation=attention, dtype=build.dtype
-        )
         if build.checkpointing:
             checkpoint_gradients(whole)
         tower: nn.Module = whole.get_submodule(tower_name(whole))
@@ -167,6 +179,25 @@ def _tower(config: Any, build: Build, trained: bool, depth: int | None, live: Li
     if build.cast and build.half:
         tower.to(torch.bfloat16)
     return tower.train()
+
+
+def _whole(config: Any, build: Build, depth: int | None) -> Any:
+    """The model on the meta device, with a decoder of one block, and so many blocks of the tower that sees."""
+    from transformers import AutoModel
+
+    values = config.to_dict()
+    text, seeing = values["text_config"], values["vision_config"]
+    values["text_config"] = text | {"num_hidden_layers": 1, "vocab_size": config.image_token_id + 1}
+    if text.get("layer_types"):
+        values["text_config"]["layer_types"] = text["layer_types"][:1]
+    if depth is not None:
+        values["vision_config"] = seeing | {"depth": depth}
+        if places := seeing.get("deepstack_visual_indexes"):
+            values["vision_config"]["deepstack_visual_indexes"] = list(range(len(places)))
+    attention = ATTENTION if build.gpu and build.attention != "eager" else build.attention
+    make = omni.model_class()._from_config if config.model_type == OMNI else AutoModel.from_config
+    with torch.device("meta"):
+        return make(type(config).from_dict(values), attn_implementation=attention, dtype=build.dtype)
 
 
 def _measured(config: Any, build: Build, trained: bool, depth: int | None) -> Costs:
