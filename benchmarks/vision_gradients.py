@@ -3,9 +3,10 @@
 As :mod:`benchmarks.gradients`, for a tiny random vision-language model, and for a Qwen2.5-Omni that is given clips and
 recordings too; several processes are real ones too::
 
-    python -m torch.distributed.run --standalone --nproc-per-node 2 -m benchmarks.vision_gradients WORK OUT STRATEGY
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m benchmarks.vision_gradients WORK OUT STRATEGY \
+        KIND
 
-STRATEGY may be empty: each process holds the whole model.
+STRATEGY may be empty: each process holds the whole model; KIND is one of :data:`CASES`.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ TRAINED: dict[str, dict[str, Any]] = {
     "lora with the tower": {"lora": {"rank": 2, "alpha": 4, "vision": True}},
     "frozen towers": {"freeze_vision": True, "freeze_audio": True},
     "lora with both towers": {"lora": {"rank": 2, "alpha": 4, "vision": True, "audio": True}},
+    "frozen text": {"freeze_text": True},
 }  # fmt: skip
 MAX_LENGTH = 160
 OMNI = "Qwen2_5Omni"
+TOWERS = ("CLIP", "Siglip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ def cases(*, quick: bool = False) -> list[Case]:
     """All of the matrix, and of the other architectures what is trained whole; or the three that differ most."""
     if quick:
         return [Case("full", "cached unequal"), Case("lora", "plain in chunks"), Case("frozen tower", "cached unequal")]
-    seeing = [name for name in TRAINED if "towers" not in name]
+    seeing = [name for name in TRAINED if "towers" not in name and "text" not in name]
     return [
         *(Case(*parts) for parts in itertools.product(seeing, PASSES)),
         *(Case("full", "cached unequal", model) for model in ("Qwen2VL", "Qwen3VL")),
@@ -72,12 +75,24 @@ def omni_cases(*, quick: bool = False) -> list[Case]:
     """Those of Qwen2.5-Omni, of texts, pictures, clips with and without sound, and recordings."""
     if quick:
         return [Case("full", "cached unequal", OMNI), Case("lora", "plain in chunks", OMNI)]
-    return [Case(*parts, OMNI) for parts in itertools.product(TRAINED, PASSES)]
+    kinds = [name for name in TRAINED if name != "frozen text"]
+    return [Case(*parts, OMNI) for parts in itertools.product(kinds, PASSES)]
+
+
+def tower_cases(*, quick: bool = False) -> list[Case]:
+    """Those of models with two towers, whose records of several pieces are the mean of these."""
+    if quick:
+        return [Case("full", "cached unequal", "CLIP"), Case("frozen tower", "plain in chunks", "Siglip")]
+    kinds = ("full", "frozen tower", "frozen text", "lora with the tower")
+    return [Case(*parts) for parts in itertools.product(kinds, PASSES, TOWERS)]
+
+
+CASES = {"": cases, "omni": omni_cases, "towers": tower_cases}
 
 
 def make(directory: Path) -> Path:
     """Data of texts, pictures and both, and the models, where they are not there yet."""
-    from tests.torch import omni_models, vision_models
+    from tests.torch import omni_models, tower_models, vision_models
 
     if not directory.exists():
         omni_models.make_data(directory / "media")
@@ -85,6 +100,8 @@ def make(directory: Path) -> Path:
         vision_models.make_data(directory / "data")
         for name in vision_models.ARCHITECTURES:
             vision_models.make(directory / name, name)
+        for name in TOWERS:
+            tower_models.make(directory / name, name)
     return directory
 
 
@@ -113,16 +130,22 @@ def token_batch(case: Case, work: Path, processes: Processes | None = None) -> T
 
     processes, recipe = processes or Processes(), _recipe(case, work)
     heard = {"video_sound": True} if case.model == OMNI else {}
-    renderer = Renderer.from_artifact(Artifact.load(work / case.model), max_length=MAX_LENGTH, media=heard)
+    renderer = Renderer.from_artifact(
+        Artifact.load(work / case.model), max_length=recipe.model.document_max_length, media=heard,
+        merge=recipe.model.merging,
+    )  # fmt: skip
     return Feed(BatchPlan.from_recipe(recipe), renderer, recipe, processes.rank, processes.world).batch(0)
 
 
 def _recipe(case: Case, work: Path) -> Any:
     from teva_torch.recipe import read_recipe
 
+    apart = case.model in TOWERS
+    limit = 24 if apart else MAX_LENGTH
+    pooled = {"pooling": "towers", "merging": "mean"} if apart else {"pooling": "last"}
     return read_recipe({
-        "model": {"name": str(work / case.model), "pooling": "last", "normalize": True,
-                  "query_max_length": MAX_LENGTH, "document_max_length": MAX_LENGTH},
+        "model": {"name": str(work / case.model), **pooled, "normalize": True,
+                  "query_max_length": limit, "document_max_length": limit},
         "data": {"path": str(work / ("media" if case.model == OMNI else "data")), "negatives": 2},
         "train": {"output": "-", "steps": 1, "batch_size": 9, "max_grad_norm": 1e9},
         "torch": {"device": "cpu", **TRAINED[case.trained]},
@@ -224,7 +247,7 @@ def by_teva(case: Case, work: Path, processes: Processes | None = None, strategy
 
 
 def by_processes(
-    count: int, work: Path, out: Path, strategy: str = "", *, quick: bool = False, omni: bool = False
+    count: int, work: Path, out: Path, strategy: str = "", *, quick: bool = False, kind: str = ""
 ) -> dict[str, tuple[Gradients, float]]:
     """The gradients of all cases by so many processes, and the losses.
 
@@ -234,19 +257,19 @@ def by_processes(
         out: a safetensors file to write.
         strategy: as in :func:`by_teva`.
         quick: as in :func:`cases`.
-        omni: those of :func:`omni_cases`.
+        kind: which of :data:`CASES`.
     """
     from .gradients import run_processes
 
-    words = [strategy, *(["quick"] if quick else []), *(["omni"] if omni else [])]
+    words = [strategy, kind, *(["quick"] if quick else [])]
     found = run_processes(count, "benchmarks.vision_gradients", work, out, *words)
     return {name: (each, float(each.pop("loss"))) for name, each in found.items()}
 
 
-def _all(work: Path, processes: Processes, strategy: str, *, quick: bool, omni: bool) -> Iterator[tuple[str, Tensor]]:
+def _all(work: Path, processes: Processes, strategy: str, kind: str, *, quick: bool) -> Iterator[tuple[str, Tensor]]:
     import torch
 
-    for case in (omni_cases if omni else cases)(quick=quick):
+    for case in CASES[kind](quick=quick):
         gradients, loss = by_teva(case, work, processes, strategy)
         for name, value in {**gradients, "loss": torch.tensor(loss)}.items():
             yield f"{case.name}/{name}", value
@@ -260,7 +283,7 @@ def main() -> None:
 
     work, out = map(Path, sys.argv[1:3])
     with join("cpu", 120) as processes:
-        found = dict(_all(work, processes, sys.argv[3], quick="quick" in sys.argv, omni="omni" in sys.argv))
+        found = dict(_all(work, processes, *sys.argv[3:5], quick="quick" in sys.argv))
         if processes.main:
             save_file(found, out)
 

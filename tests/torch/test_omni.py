@@ -209,7 +209,7 @@ def test_gradient_caching_gives_the_gradient_without_it(work, trained):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3"])
 def test_two_processes_that_hold_parts_have_the_gradient_of_one(strategy, work, tmp_path):
-    found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, quick=True, omni=True)
+    found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, quick=True, kind="omni")
     for case in vision_gradients.omni_cases(quick=True):
         expected, loss = vision_gradients.plainly(case.model, case.trained, work)
         assert gradients.relative_difference(found[case.name][0], expected)[0] < 1e-5, case.name
@@ -219,7 +219,7 @@ def test_two_processes_that_hold_parts_have_the_gradient_of_one(strategy, work, 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["", *gradients.STRATEGIES])
 def test_all_ways_have_the_gradient_of_one(strategy, work, tmp_path):
-    found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, omni=True)
+    found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, kind="omni")
     for case in vision_gradients.omni_cases():
         expected, loss = vision_gradients.plainly(case.model, case.trained, work)
         assert gradients.relative_difference(found[case.name][0], expected)[0] < 1e-5, case.name

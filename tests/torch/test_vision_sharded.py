@@ -35,6 +35,20 @@ def test_gradients_and_loss_are_those_of_one_process_without_caching(strategy, w
     _expect_equal(found, vision_gradients.cases(quick=True), work)
 
 
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_gradients_of_two_towers(strategy, work, tmp_path):
+    """A pass that has texts alone in one process and pictures alone in the other goes through both towers in both."""
+    found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, quick=True, kind="towers")
+    _expect_equal(found, vision_gradients.tower_cases(quick=True), work)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["", *gradients.STRATEGIES])
+def test_all_gradients_of_two_towers(strategy, work, tmp_path):
+    found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, kind="towers")
+    _expect_equal(found, vision_gradients.tower_cases(), work)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["", *gradients.STRATEGIES])
 def test_all_gradients_and_losses_are_those_of_one_process_without_caching(strategy, work, tmp_path):
@@ -64,11 +78,56 @@ with join("cpu", 120):
 """
 
 
-def test_a_run_in_parts_is_the_run_of_one_process(work, tmp_path):
+def _judged(work, tmp_path):
     data = shutil.copytree(work / "data", tmp_path / "data")
     (data / "qrels").mkdir()
     lines = [f"q{number}\td{number}\t1" for number in range(36)]
     (data / "qrels/train.tsv").write_text("\n".join(["query_id\tdocid\tscore", *lines]) + "\n")
+    return data
+
+
+def _run_by_two(jobs):
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
+         sys.executable, "-c", _JOB, json.dumps(jobs)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}, capture_output=True, text=True,
+        timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def _expect_the_run(alone, directory):
+    rows = read_metrics(directory / "metrics.jsonl")
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
+    measured = [[row["nDCG@10"] for row in one[1::2]] for one in (rows, alone)]
+    assert measured[0] == pytest.approx(measured[1], abs=1e-3)
+    assert (directory / "artifact/teva.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_of_two_towers_in_parts_is_the_run_of_one_process(work, tmp_path):
+    data = _judged(work, tmp_path)
+
+    def recipe(name, **torch_keys):
+        return {
+            "model": {"name": str(work / "CLIP"), "normalize": True, "merging": "mean", "query_max_length": 24,
+                      "document_max_length": 24},
+            "data": {"path": str(data), "negatives": 2},
+            "loss": {"temperature": 0.05},
+            "train": {"output": str(tmp_path / name), "steps": 4, "batch_size": 7, "learning_rate": 1e-3,
+                      "log_every": 1, "save_every": 2, "eval_every": 2, "eval_split": "train"},
+            "torch": {"device": "cpu", "gradient_cache": True, "chunk_tokens": 40, **torch_keys},
+        }  # fmt: skip
+
+    train(recipe("alone"))
+    _run_by_two([recipe("fsdp2", strategy="fsdp2"), recipe("zero3", strategy="deepspeed")])
+    alone = read_metrics(tmp_path / "alone/metrics.jsonl")
+    for name in ("fsdp2", "zero3"):
+        _expect_the_run(alone, tmp_path / name)
+
+
+def test_a_run_in_parts_is_the_run_of_one_process(work, tmp_path):
+    data = _judged(work, tmp_path)
 
     def recipe(name, precision="float32", **torch_keys):
         return {
@@ -86,19 +145,9 @@ def test_a_run_in_parts_is_the_run_of_one_process(work, tmp_path):
     # What a frozen tower has seen goes through the casts of each of them too.
     half = {"precision": "bfloat16", "freeze_vision": True}
     jobs += [recipe("fsdp2 half", strategy="fsdp2", **half), recipe("zero3 half", strategy="deepspeed", **half)]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
-         sys.executable, "-c", _JOB, json.dumps(jobs)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}, capture_output=True, text=True,
-        timeout=500, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    _run_by_two(jobs)
     alone = read_metrics(tmp_path / "alone/metrics.jsonl")
     for name in ("fsdp2", "zero3"):
-        rows = read_metrics(tmp_path / name / "metrics.jsonl")
-        assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
-        measured = [[row["nDCG@10"] for row in one[1::2]] for one in (rows, alone)]
-        assert measured[0] == pytest.approx(measured[1], abs=1e-3)
-        assert (tmp_path / name / "artifact/teva.json").is_file()
+        _expect_the_run(alone, tmp_path / name)
         half = read_metrics(tmp_path / f"{name} half/metrics.jsonl")
         assert half[0]["loss"] == pytest.approx(alone[0]["loss"], rel=0.05)

@@ -153,15 +153,22 @@ class Encoding:
         """Make the passes those of the other processes, where a pass is an exchange: as many, through the same layers.
 
         A process that has fewer passes than another makes more with one text of one token. Those that show pictures
-        come first, and where another process shows some, one of a single token is shown too. The vectors of what is
-        added are not used, and their gradients are zero.
+        come first, and where another process shows some, one of a single token is shown too; likewise a text, where
+        texts go through a tower of their own. The vectors of what is added are not used, and their gradients are zero.
         """
         most, most_seeing = map(processes.largest, self.passes_needed)
         for _ in range(most - len(self._chunks)):
             self._chunks.append(_Chunk(torch.zeros(0, dtype=torch.int64), [[self.model.pad_id]]))
         self._chunks.sort(key=lambda chunk: not chunk.seeing)
         for chunk in self._chunks[:most_seeing]:
-            chunk.token_ids += vision.blanks(self.model.backbone, chunk.token_ids)
+            chunk.token_ids += self.model.blanks(chunk.token_ids)
+        if self.model.apart:
+            reading = torch.tensor([self.model.reads(chunk.token_ids) for chunk in self._chunks], dtype=torch.int64)
+            own = reading.tolist()
+            processes.add(reading)
+            for chunk, reads, read_somewhere in zip(self._chunks, own, reading.tolist(), strict=True):
+                if read_somewhere and not reads:
+                    chunk.token_ids.append([self.model.pad_id])
 
     def forward(self) -> Encoding:
         """Encode the own texts.

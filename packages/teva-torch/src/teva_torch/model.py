@@ -14,6 +14,7 @@ from teva_data import merging, towers
 from teva_data.artifact import Artifact
 from teva_data.batching import least_work_batches, token_batches
 from teva_data.errors import ArtifactError, RecipeError, TevaError
+from teva_data.pictures import Tokens
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
@@ -46,7 +47,12 @@ class Retriever(nn.Module):
         pooling: ``(hidden [B, T, H], mask [B, T]) -> [B, H]``.
         normalize: whether vectors get length 1.
         pad_id: the id that fills short rows; masked, so any id of the vocabulary does.
+
+    Attributes:
+        apart: whether texts, and what is seen or heard, go through towers of their own.
     """
+
+    apart = False
 
     def __init__(
         self, backbone: Any, pooling: Callable[[Tensor, Tensor], Tensor], *, normalize: bool, pad_id: int
@@ -247,6 +253,18 @@ class Retriever(nn.Module):
     def learns(self, token_ids: Sequence[Sequence[int]]) -> bool:
         """Whether a gradient of these inputs' vectors reaches a weight that is trained."""
         return True
+
+    def reads(self, token_ids: Sequence[Sequence[int]]) -> bool:
+        """Whether these inputs go through what reads texts: all do, where it is no tower of its own."""
+        return True
+
+    def blanks(self, token_ids: Sequence[Sequence[int]]) -> list[Tokens]:
+        """Inputs of a few tokens that show a pass what it lacks, so that it goes through all that sees and hears.
+
+        Args:
+            token_ids: the pass so far.
+        """
+        return vision.blanks(self.backbone, token_ids)
 
     def chunks(self, lengths: Sequence[int], chunk_tokens: int, *, full: bool = False) -> list[NDArray[np.int64]]:
         """What goes through the backbone in one forward pass: positions in ``lengths``, of like length together.

@@ -32,13 +32,17 @@ class TowerRetriever(Retriever):
         pad_id: the id that fills short rows.
     """
 
+    apart = True
+
     def __init__(self, backbone: Any, *, normalize: bool, pad_id: int) -> None:
         super().__init__(backbone, _by_itself, normalize=normalize, pad_id=pad_id)
         self._length = towers.fixed_length(backbone.config.to_dict())
-        # The contrastive loss's own scale: the recipe's temperature stands in its place.
-        for name, parameter in backbone.named_parameters():
+        # The contrastive loss's own scale: the recipe's temperature stands in its place. It stays in the model's files,
+        # and is no parameter: neither FSDP2 nor DeepSpeed can hold a single number in parts.
+        for name, parameter in list(backbone.named_parameters(recurse=False)):
             if name.startswith(("logit_scale", "logit_bias")):
-                parameter.requires_grad_(False)
+                delattr(backbone, name)
+                backbone.register_buffer(name, parameter.detach())
 
     @property
     def dim(self) -> int:
@@ -112,6 +116,25 @@ class TowerRetriever(Retriever):
             parameter.requires_grad and any(f".{part}." in f".{name}" for kind in kinds for part in kind)
             for name, parameter in self.backbone.named_parameters()
         )
+
+    def reads(self, token_ids: Sequence[Sequence[int]]) -> bool:
+        """Whether a text is among these inputs, or among the pieces of one."""
+        return any(not isinstance(part, Tokens) for part in merging.spread(token_ids)[0])
+
+    def blanks(self, token_ids: Sequence[Sequence[int]]) -> list[Tokens]:
+        """The empty picture, or silence, for a pass that has nothing for the tower that is not the texts'."""
+        parts, _ = merging.spread(token_ids)
+        if any(isinstance(part, Tokens) for part in parts):
+            return []
+        config = self.backbone.config
+        if hasattr(config, "audio_config"):
+            heard = config.audio_config
+            frames = heard.spec_size * (heard.spec_size // heard.num_mel_bins)  # the picture that the tower folds it to
+            silence: Any = Sound(np.zeros((1, frames, heard.num_mel_bins), np.float32), 1)
+            return [Tokens.of([0], [silence])]
+        seen = config.vision_config
+        black = np.zeros((getattr(seen, "num_channels", 3), seen.image_size, seen.image_size), np.float32)
+        return [Tokens.of([0], [Picture(black, (1, 1, 1))])]
 
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """As :meth:`Retriever.pad`; up to the model's own length where it pools at the last place."""

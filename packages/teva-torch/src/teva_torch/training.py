@@ -23,7 +23,6 @@ from typing import Any
 import yaml
 
 import torch
-from teva_data import towers
 from teva_data.artifact import Artifact
 from teva_data.development import MEASURE
 from teva_data.errors import RecipeError
@@ -165,9 +164,6 @@ class _Run:
         self.device = choose_device(self.options.device, processes.local if processes.world > 1 else None)
         torch.manual_seed(self.settings.seed)
         name = choose(self.options, processes, tied=recipe.model.tied)
-        if name in SHARDED and bases.front.pooling == towers.POOLING:
-            # A pass that has texts alone in one process and pictures alone in another would exchange different weights.
-            raise RecipeError(f"torch.strategy: {name} does not train models with two towers. Use ddp, or single")
         # Parts go to their device one by one: the whole need not fit there.
         place = torch.device("cpu") if name in SHARDED else self.device
         self.model = for_training(bases, recipe, self.device, place)

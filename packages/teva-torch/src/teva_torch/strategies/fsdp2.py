@@ -46,7 +46,8 @@ class FullySharded(Strategy):
             for _, layers in blocks(backbone):
                 for layer in layers:
                     fully_shard(layer, **settings)
-            fully_shard(backbone, **settings)
+            # What lies outside of layers is gathered by whoever calls it all: of two towers that is the retriever.
+            fully_shard(self.model.of(role) if self.model.of(role).apart else backbone, **settings)
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 # The loss is a share of the global batch's already: gradients are summed, not averaged. gloo and nccl

@@ -69,7 +69,7 @@ class Zero(Strategy):
             self.engine, self._zero, *_ = deepspeed.initialize(
                 model=self.model, optimizer=optimizer, config=settings, dist_init_required=False
             )
-        self.model.run = lambda ids, mask, **pictures: self.engine(ids, mask, **pictures)
+        self.model.run = lambda *texts, **media: self.engine(*texts, **media)
 
     def equal(self) -> None:
         """DeepSpeed has cut the values of process 0 by then."""
