@@ -172,7 +172,7 @@ def test_the_command_line_under_torchrun(jobs, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = [*TORCHRUN, "-m", "teva_torch.cli", "train", str(tmp_path / "recipe.yaml"), "--train.log_every", "1"]
     command += ["--torch.trackers", "tensorboard"]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(str(tmp_path / "run/artifact")) == 1
     assert done.stderr.count("trainable parameters on 2 x cpu") == 1
@@ -218,7 +218,7 @@ def _two_alone(recipe, ends, tmp_path):
             [sys.executable, str(tmp_path / "alone.py"), str(tmp_path / "recipe.yaml"), ends],
             env=ENVIRONMENT | {key: str(value) for key, value in place.items()}, stderr=subprocess.PIPE, text=True,
         ))  # fmt: skip
-    errors = [child.communicate(timeout=120)[1] for child in children]
+    errors = [child.communicate(timeout=300)[1] for child in children]
     return [child.returncode for child in children], errors
 
 

@@ -40,6 +40,7 @@ def _expect_a_run_of_two(done, directory):
     assert done.stdout.count("after 2 steps") == 1
 
 
+@pytest.mark.slow
 def test_slurm_job_trains_on_two_machines(overrides, recipe, tmp_path):
     for name, body in _COMMANDS.items():
         command = tmp_path / "bin" / name
@@ -58,6 +59,7 @@ def test_slurm_job_trains_on_two_machines(overrides, recipe, tmp_path):
     _expect_a_run_of_two(done, Path(recipe["train"]["output"]))
 
 
+@pytest.mark.slow
 def test_container_trains_on_two_devices(overrides, recipe):
     dockerfile = (EXAMPLES / "container/Dockerfile").read_text()
     (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", dockerfile, flags=re.MULTILINE)

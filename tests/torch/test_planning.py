@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -153,10 +154,17 @@ def test_what_cannot_be_planned_is_refused(tmp_path):
         plan(one, {"torch.strategy": "single"}, gpu="h100", gpus=2, config=tmp_path)
 
 
+_TRAINED = ({}, {"freeze_vision": True}, {"lora": {"rank": 2}}, {"lora": {"rank": 2, "vision": True}})
+
+
 @pytest.mark.parametrize(
-    "kind", [{}, {"freeze_vision": True}, {"lora": {"rank": 2}}, {"lora": {"rank": 2, "vision": True}}]
+    ("name", "kind"),
+    [
+        # A plan traces a dozen steps: of each kind and each architecture one belongs to the short tier.
+        pytest.param(name, kind, marks=[] if (name == "Qwen2_5_VL") ^ ("freeze_vision" in kind) else pytest.mark.slow)
+        for name, kind in itertools.product(vision_models.ARCHITECTURES, _TRAINED)
+    ],
 )
-@pytest.mark.parametrize("name", vision_models.ARCHITECTURES)
 def test_pictures_are_planned_by_parameters_and_patches(name, kind, tmp_path):
     model = vision_models.make(tmp_path / "model", name)
     job = read_recipe({

@@ -272,14 +272,6 @@ def test_what_two_towers_do_not_have_is_refused(models, data, tmp_path):
         Renderer.from_artifact(artifact, max_pixels=100)
     with pytest.raises(RecipeError, match="freeze_text"):
         freeze_text(Retriever.load(Artifact.load(backbones.make(tmp_path / "bert", "Bert")), pooling="cls").backbone)
-    settings = {
-        "model": {"name": str(models["CLIP"]), "query_max_length": 16, "document_max_length": 16},
-        "data": {"path": str(data)},
-        "train": {"output": str(tmp_path / "run"), "steps": 1, "batch_size": 2},
-        "torch": {"device": "cpu", "strategy": "fsdp2"},
-    }  # fmt: skip
-    with pytest.raises(RecipeError, match="fsdp2 does not train models with two towers"):
-        train(settings)
     other = tower_models.make(tmp_path / "other", "Siglip")
     file = other / "preprocessor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "size": {"height": 8, "width": 8}}))

@@ -35,7 +35,7 @@ def test_gradients_and_loss_are_those_of_one_process_without_caching(strategy, w
     _expect_equal(found, vision_gradients.cases(quick=True), work)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("strategy", ["fsdp2", pytest.param("zero3", marks=pytest.mark.slow)])
 def test_gradients_of_two_towers(strategy, work, tmp_path):
     """A pass that has texts alone in one process and pictures alone in the other goes through both towers in both."""
     found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, quick=True, kind="towers")
