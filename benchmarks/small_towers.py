@@ -88,10 +88,12 @@ def make_hearing(directory: Path, texts: Iterable[str], *, seconds: int = 2, wid
     reads = {
         "vocab_size": vocabulary, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
         "intermediate_size": 256, "max_position_embeddings": POSITIONS + 2, "pad_token_id": 1, "bos_token_id": 0,
-        "eos_token_id": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "projection_dim": 128,
+        "eos_token_id": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0, "projection_dim": 128,
     }  # fmt: skip
     config = ClapConfig(text_config=reads, audio_config=_hears(width, mels), projection_dim=128)
-    ClapModel(config).save_pretrained(directory)
+    model = ClapModel(config)
+    _settle(model)
+    model.save_pretrained(directory)
     _extractor(seconds, mels).save_pretrained(directory)
     write_layout(
         directory, pooling="towers", normalize=True, dim=128, max_length=POSITIONS, prompts={}, teva={},
@@ -118,11 +120,20 @@ def add_hearing(directory: Path, *, seconds: int = 3, width: int = 32, mels: int
     kept = VisionTextDualEncoderModel.from_pretrained(str(directory), local_files_only=True)
     config = VisionTextDualEncoderConfig.from_pretrained(str(directory), local_files_only=True)
     config.audio_config = _hears(width, mels)
-    model_class()(config, kept.vision_model, kept.text_model).save_pretrained(directory)
+    model = model_class()(config, kept.vision_model, kept.text_model)
+    _settle(model)
+    model.save_pretrained(directory)
     seen = json.loads((directory / "preprocessor_config.json").read_text(encoding="utf-8"))
     heard = _extractor(seconds, mels).to_dict()
     (directory / "preprocessor_config.json").write_text(json.dumps({**heard, **seen}))
     return directory
+
+
+def _settle(model: Any) -> None:
+    """Give the normalisation of spectrograms what they are about like, in dB: it is not trained."""
+    norm = model.audio_model.audio_encoder.batch_norm
+    norm.running_mean.fill_(-50.0)
+    norm.running_var.fill_(30.0**2)
 
 
 def _hears(width: int, mels: int) -> dict[str, Any]:

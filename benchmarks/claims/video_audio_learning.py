@@ -29,7 +29,7 @@ def media_words(context: Context) -> Result:
     counts = picture_sets.divide(work / "converted", work / "data", variants=2 if context.quick else 11, kind="audio")
     letters = ["abcdefghijklmnopqrstuvwxyz'- "]
     model = small_towers.make_hearing(work / "model", letters)
-    recipe = _recipe(model, [work / "data/train"], work / "run", 10 if context.quick else 500)
+    recipe = _recipe(model, [work / "data/train"], work / "run", 10 if context.quick else 300)
     return _learned(context, model, recipe, {"words": work / "data/test"}, {"words": counts}, log)
 
 
@@ -45,7 +45,7 @@ def media_clips(context: Context) -> Result:
         command("teva-data", "convert", context.data / name, work / name, log=log)
     counts = picture_sets.divide(work / "screensavers", work / "data", kind="video")
     model = small_towers.make(work / "model", minilm())
-    recipe = _recipe(model, [work / "data/train"], work / "run", 5 if context.quick else 200, batch_size=64)
+    recipe = _recipe(model, [work / "data/train"], work / "run", 5 if context.quick else 150, batch_size=64)
     recipe["model"] |= {"video_rate": 2.0, "video_frames": 4}
     recipe["torch"]["freeze_text"] = True
     sets = {"animations": work / "data/test", "real scenes": work / "realvideo"}
@@ -65,7 +65,7 @@ def media_speech(context: Context) -> Result:
         words = ("convert", context.data / "stamps", sets[part], "--part", part)
         command("teva-data", *words, "--splits", "train", "test", log=log)
     model = small_towers.add_hearing(small_towers.make(work / "model", minilm()))
-    recipe = _recipe(model, [*sets.values()], work / "run", 6 if context.quick else 400)
+    recipe = _recipe(model, [*sets.values()], work / "run", 6 if context.quick else 240)
     recipe["data"] |= {"mixing": "round_robin", "batches": "one_dataset"}
     recipe["torch"]["freeze_text"] = True
     tests = {"speech to picture": sets["speech2image"], "caption to picture": sets["image"]}

@@ -44,6 +44,18 @@ class TowerRetriever(Retriever):
                 delattr(backbone, name)
                 backbone.register_buffer(name, parameter.detach())
 
+    def train(self, mode: bool = True) -> TowerRetriever:
+        """As any module, but for batch normalisation (CLAP's of a spectrogram), which keeps the statistics that it has.
+
+        With those of a batch, a sound's vector would depend on what else is in its pass, and gradient caching would
+        give another gradient for each size of a pass.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
@@ -81,7 +93,9 @@ class TowerRetriever(Retriever):
             seen = self.backbone.get_image_features(pixel_values=pixel_values).pooler_output.float()
             found.append(_means(seen, frames))
         if input_features is not None:
-            found.append(self.backbone.get_audio_features(input_features=input_features).pooler_output.float())
+            # A tower that sees takes its dtype by itself; one that hears does not.
+            heard = input_features.to(next(self.backbone.audio_model.parameters()).dtype)
+            found.append(self.backbone.get_audio_features(input_features=heard).pooler_output.float())
         vectors = torch.cat(found)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
