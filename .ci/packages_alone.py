@@ -1,6 +1,9 @@
 """Build each package's wheel, install it alone in a clean environment, import it and ask it for help.
 
-A shared environment hides a dependency that a package forgot to name.
+A shared environment hides a dependency that a package forgot to name. ``--tests`` runs the package's own tests there
+too, with its extras and what tests need: those that use another package are left out, and told.
+
+    uv run python .ci/packages_alone.py [--tests] [PACKAGE ...]
 """
 
 from __future__ import annotations
@@ -19,6 +22,12 @@ WITHOUT = {
     "teva-infer": ["torch", "jax", "faiss"],
     "teva-torch": ["jax", "faiss"],
     "teva-jax": ["torch", "faiss", "tensorflow"],
+}
+# Extras that a package's tests use, their directory, and files in it that are about another package too. The tests of
+# the others ask each other and their peers throughout.
+TESTED = {
+    "teva-data": ("inputs,image,audio,video", "data", ()),
+    "teva-eval": ("bm25,report", "eval", ("test_pictures.py", "test_mteb.py")),
 }
 CHECK = """
 import importlib.util, sys, {module} as module
@@ -41,7 +50,8 @@ def run(*words: str | Path) -> None:
 
 def main() -> None:
     """All packages, one after another; or those that are named."""
-    chosen = sys.argv[1:] or list(WITHOUT)
+    tested = "--tests" in sys.argv
+    chosen = [word for word in sys.argv[1:] if word != "--tests"] or list(WITHOUT)
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -60,6 +70,26 @@ def main() -> None:
             )  # fmt: skip
             run(environment / "bin" / "python", "-c", CHECK.format(module=module, without=without))
             run(environment / "bin" / package, "--help")
+            if tested:
+                _test(package, environment, wheel, work, constraints, settings["exclude-newer"])
+
+
+def _test(package: str, environment: Path, wheel: Path, work: Path, constraints: Path, newest: str) -> None:
+    """Run a package's own tests where no other package of the workspace is."""
+    if package not in TESTED:
+        print(f"{package}: its tests ask other packages and peers; they run in the shared environment alone")
+        return
+    extras, directory, others = TESTED[package]
+    run(
+        "uv", "pip", "install", "--quiet", "--no-config", "--python", environment, "--find-links", work / "dist",
+        "--constraints", constraints, "--exclude-newer-package", "teva-data=2100-01-01", "--exclude-newer", newest,
+        f"{wheel}[{extras}]", "pytest", "pytest-timeout", "pytest-random-order", "hypothesis", "ir-measures",
+    )  # fmt: skip
+    python = environment / "bin" / "python"
+    left_out = [f"--ignore=tests/{directory}/{name}" for name in others]
+    done = subprocess.run([python, "-m", "pytest", "-q", f"tests/{directory}", *left_out], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(f"{package}: its tests fail where it is installed alone")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from benchmarks.jax_case import Case
 
 
-def of_torch(recipe: str, case: Case) -> Callable[[int], None]:
+def of_torch(recipe: Any, case: Case, device: str = "cpu", tokens: int = 1024) -> Callable[[int], None]:
     """A step of teva-torch: batch, gradient, update."""
     from teva_data.feed import Feed
     from teva_torch.caching import BatchGradient, Passes
@@ -27,11 +27,12 @@ def of_torch(recipe: str, case: Case) -> Callable[[int], None]:
     from teva_torch.strategies import prepare
 
     checked = read_recipe(recipe).model_copy(update={"model": case.recipe.model})
-    device = torch.device("cpu")
-    model = Retriever.for_training(case.setup.base, checked, device)
+    place = torch.device(device)
+    model = Retriever.for_training(case.setup.base, checked, place)
+    precision = torch.bfloat16 if checked.train.precision == "bfloat16" else torch.float32
     loss = build_loss(checked.loss, hidden=case.setup.retriever.dim, normalize=model.normalize)
-    strategy = prepare("single", model, loss, checked.train, torch_section(checked), Processes(), device)
-    gradient = BatchGradient(model, loss, Passes(1024), Processes(), strategy)
+    strategy = prepare("single", model, loss, checked.train, torch_section(checked), Processes(), place)
+    gradient = BatchGradient(model, loss, Passes(tokens, precision=precision), Processes(), strategy)
     feed = Feed(case.plan, case.renderer, case.recipe)
     strategy.trained.train()
 
@@ -65,10 +66,10 @@ def timed(step: Callable[[int], None], number: int) -> float:
     return time.perf_counter() - start
 
 
-def main(recipe: str, rounds: int) -> dict[str, Any]:
-    """Seconds of the steps of each, and what explains them."""
+def main(recipe: Any, rounds: int, device: str = "cpu", tokens: int = 1024) -> dict[str, Any]:
+    """Seconds of the steps of each, and what explains them; ``device`` and tokens of a pass are torch's."""
     case = Case(recipe)
-    steps = {"torch": of_torch(recipe, case), "jax": of_jax(case)}
+    steps = {"torch": of_torch(recipe, case, device, tokens), "jax": of_jax(case)}
     # Until every length has been seen: what compiles is told apart.
     first = {name: sum(timed(step, number) for number in range(3)) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {"torch": [], "jax": []}

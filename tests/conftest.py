@@ -63,12 +63,14 @@ WORDS = [
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of 2 layers with a WordPiece tokenizer, in sentence-transformers' layout."""
+    pytest.importorskip("torch")  # .ci/packages_alone.py runs the tests of packages that have none
     return make_tiny_bert(tmp_path_factory.mktemp("tiny-bert"))
 
 
 @pytest.fixture(scope="session")
 def bare_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same kind of model as a bare backbone: no modules.json."""
+    pytest.importorskip("torch")
     return make_tiny_bert(tmp_path_factory.mktemp("bare-bert"), layout=False)
 
 

@@ -27,6 +27,7 @@ from teva_data.files import write_json
 
 GROUPS = (
     "real_run", "data", "torch", "scale", "jax", "infer", "eval", "images", "video_audio", "scale_out", "faults",
+    "proof",
 )  # fmt: skip
 # Groups some of whose claims stand in the modules of other groups.
 ALSO: Mapping[str, tuple[str, ...]] = {
@@ -44,6 +45,7 @@ ALSO: Mapping[str, tuple[str, ...]] = {
 NEEDS = ("data", "gpu")
 SCHEMA = "1"
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
     "teva-data", "teva-torch", "teva-jax", "teva-infer", "teva-eval", "numpy", "pyarrow", "torch", "transformers",
     "sentence-transformers", "jax", "flax", "optax", "faiss-cpu", "pytrec-eval-terrier", "bm25s", "datasets",
@@ -257,7 +259,7 @@ def _described(outcome: Outcome) -> str:
     if outcome.result is not None:
         width = max((len(name) for name in outcome.result.figures), default=0)
         for name, value in outcome.result.figures.items():
-            lines.append(f"    figure   {name:<{width}}  {_shown(value)}")
+            lines.append(f"    figure   {name:<{width}}  {shown(value)}")
         if outcome.result.notes:
             lines.append(f"    notes    {outcome.result.notes}")
     if outcome.error:
@@ -303,7 +305,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A figure as it is printed."""
     value = _plain(value)
     if isinstance(value, float):
         return f"{value:,.4f}" if 0.001 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
@@ -369,16 +372,24 @@ def _listed(claims: Sequence[Claim], empty: Sequence[str]) -> str:
     return "\n".join([*lines, *(f"group {group}: no claims yet" for group in empty)])
 
 
+def _write_table() -> None:
+    from . import table
+
+    table.write()
+    print(f"{table.PAGE.relative_to(ROOT)} is written")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description="Run claims: figures, targets.")
     parser.add_argument("names", nargs="*", metavar="GROUP|NAME", help=f"groups: {', '.join(GROUPS)}; default: all")
     data = os.environ.get("TEVA_CLAIMS_DATA") or "../shared/data"
     parser.add_argument("--data", type=Path, default=Path(data), help=f"the real collections; default {data}")
     parser.add_argument("--quick", action="store_true", help="less work; leaves slow claims out")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="directory of the records")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the records")
     parser.add_argument("--work", type=Path, default=None, help="keep the claims' work directories here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="list claims, run none")
+    parser.add_argument("--table", action="store_true", help="write docs/benchmarks.md from the records, run none")
     return parser
 
 
@@ -399,6 +410,11 @@ def main(argv: Sequence[str] | None = None, package: str = "benchmarks.claims") 
     if options.list:
         print(_listed(claims, empty))
         return 0
+    if options.table:
+        _write_table()
+        return 0
     outcomes = run_claims(claims, options)
+    if options.output.resolve() == RESULTS and not options.quick:
+        _write_table()
     print(_summary(outcomes, empty))
     return 1 if not outcomes or any(outcome.fails for outcome in outcomes) else 0

@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model; shows that all of it runs")
     parser.add_argument("--quick", action="store_true", help="fewer texts and pages")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seconds", type=float, default=1e9, help="no further way is begun after this time")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     size, count = "tiny" if options.tiny else "8B", 200 if options.tiny else 1024 if options.quick else 8192
@@ -177,8 +178,12 @@ def main() -> None:
         work.mkdir(exist_ok=True)
         print(json.dumps(measured(options.one, size, count, work)))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
+    began = time.monotonic()
     for way in options.ways:
+        if time.monotonic() - began > options.seconds:
+            print(f"{way}: left out, the time is over", flush=True)
+            continue
         words = [sys.executable, "-m", "benchmarks.gpu.encode", "--output", str(options.output), "--one", way]
         words += [name for name in ("--tiny", "--quick") if getattr(options, name[2:])]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
@@ -187,9 +192,14 @@ def main() -> None:
             continue
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+        _keep(rows, size, options.output)
+
+
+def _keep(rows: list[dict[str, Any]], size: str, output: Path) -> None:
+    """What is measured so far: a run may be cut short."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found = {"device": device, "torch": torch.__version__, "model": size, "rows": rows}
-    (options.output / "gpu_encode.json").write_text(json.dumps(found, indent=2) + "\n")
+    (output / "gpu_encode.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -197,6 +197,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="directory of gpu_train.json")
     parser.add_argument("--quick", action="store_true", help="two steps of each way in place of six")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: to see that all of it runs")
+    parser.add_argument("--seconds", type=float, default=1e9, help="no further way is begun after this time")
     parser.add_argument("--way", choices=[*WAYS, *PEERS], help="this one alone, as JSON on the last line")
     options = parser.parse_args()
     if not options.tiny and not torch.cuda.is_available():
@@ -205,8 +206,12 @@ def main() -> int:
     if options.way:
         print(json.dumps(one(options.way, options)))
         return 0
-    found = {}
+    found: dict[str, Any] = {}
+    began = time.monotonic()
     for way in (*WAYS, *PEERS):
+        if time.monotonic() - began > options.seconds:
+            print(f"{way}: left out, the time is over", flush=True)
+            continue
         flags = [f"--{name}" for name in ("quick", "tiny") if getattr(options, name)]
         line = [sys.executable, "-m", "benchmarks.gpu.train", "--output", str(options.output), "--way", way, *flags]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
@@ -216,11 +221,16 @@ def main() -> int:
         found[way] = json.loads(done.stdout.splitlines()[-1])
         shown = {key: value for key, value in found[way].items() if key != "losses"}
         print(f"{way:<14} {shown}", flush=True)
+        _keep(found, options)
+    return 0
+
+
+def _keep(found: dict[str, Any], options: argparse.Namespace) -> None:
+    """What is measured so far: a run may be cut short."""
     options.output.mkdir(parents=True, exist_ok=True)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     record = {"device": name, "torch": torch.__version__, "tiny": options.tiny, "ways": found}
     (options.output / "gpu_train.json").write_text(json.dumps(record, indent=2))
-    return 0
 
 
 if __name__ == "__main__":

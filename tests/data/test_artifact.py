@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from teva_data.artifact import Artifact
+from teva_data.artifact import Artifact, write_checksums, write_record
 from teva_data.errors import ArtifactError
 from teva_data.known_prompts import known_prompts
 
@@ -178,3 +178,34 @@ def test_the_fingerprint_follows_the_weights_and_not_the_card(model):
     weights[-1] ^= 1
     (model / "model.safetensors").write_bytes(weights)
     assert Artifact.load(model).fingerprint != before
+
+
+def test_a_file_that_was_changed_is_named(model, tiny_model):
+    path = model
+    write_checksums(path)
+    whole = Artifact.load(path)
+    whole.expect_whole()
+    assert whole.fingerprint == Artifact.load(tiny_model).fingerprint
+    weights = bytearray((path / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (path / "model.safetensors").write_bytes(weights)
+    damaged = Artifact.load(path)  # weights are compared when they are loaded
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: not the file that was exported"):
+        damaged.expect_whole()
+    with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+        damaged.fingerprint  # noqa: B018
+    _edit(path / "sentence_bert_config.json", max_seq_length=47)
+    with pytest.raises(ArtifactError, match=r"sentence_bert_config\.json.*remove checksums\.json"):
+        Artifact.load(path)
+    (path / "checksums.json").unlink()
+    assert Artifact.load(path).max_length == 47
+
+
+def test_a_damaged_record_is_named(model):
+    path = model
+    write_record(path, {"steps": 12})
+    assert Artifact.load(path).teva == {"steps": 12}
+    record = path / "teva.json"
+    record.write_text(record.read_text().replace("12", "13"))
+    with pytest.raises(ArtifactError, match=r"teva\.json: field 'seal': damaged"):
+        Artifact.load(path)

@@ -8,7 +8,17 @@ import sys
 import pytest
 
 from teva_data.errors import DataError, TevaError
-from teva_data.files import atomic_directory, atomic_file, lock_directory, recover, remove_leftovers
+from teva_data.files import (
+    atomic_directory,
+    atomic_file,
+    lock_directory,
+    naming,
+    read_sealed,
+    read_whole,
+    recover,
+    remove_leftovers,
+    write_sealed,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -90,3 +100,52 @@ def test_what_another_process_wrote_meanwhile_is_kept(tmp_path):
         with atomic_directory(path, replace=False) as theirs:
             (theirs / "x").write_text("theirs")
     assert [(each.name, (each / "x").read_text()) for each in tmp_path.iterdir()] == [("data", "theirs")]
+
+
+def test_every_flipped_byte_of_a_sealed_file_is_seen_or_says_nothing(tmp_path):
+    path, value = tmp_path / "x.json", {"a": 12, "left out": {"d1": "why", "d2": "so"}, 3: [1.5, None]}
+    write_sealed(path, value)
+    whole = path.read_bytes()
+    expected = read_whole(path, "make it again")
+    assert expected == {"a": 12, "left out": {"d1": "why", "d2": "so"}, "3": [1.5, None]}
+    assert read_sealed(path) == expected
+    seen = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            found, told = None, ""
+            try:
+                found = read_whole(path, "make it again")
+            except DataError as error:
+                told = str(error)
+            # White space is all that may change.
+            assert found == expected if not told else str(path) in told
+            seen += bool(told)
+    assert seen > 6 * len(whole)
+
+
+def test_a_file_without_a_seal_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"a": 1}')
+    assert read_whole(path, "make it again") == {"a": 1}
+    path.write_text("[1]")
+    with pytest.raises(DataError, match=r"not a JSON object.*make it again"):
+        read_whole(path, "make it again")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")  # noqa: PTH110
+def test_a_full_disk_is_told_with_the_files_name(tmp_path):
+    path = tmp_path / "a.bin"
+    with pytest.raises(OSError, match="No space left") as caught, naming(path), open("/dev/full", "wb", 0) as full:  # noqa: PTH123
+        full.write(b"x")
+    assert caught.value.filename == str(path)
+    safetensors = pytest.importorskip("safetensors.numpy")
+    import numpy as np
+
+    with pytest.raises(OSError, match="No space left") as caught, naming(path):
+        safetensors.save_file({"a": np.zeros(1 << 16)}, "/dev/full")
+    assert caught.value.filename == str(path)
+    with pytest.raises(KeyError), naming(path):  # what is not of the system stays what it is
+        raise KeyError

@@ -46,6 +46,13 @@ def copy(artifact, tmp_path):
     return shutil.copytree(artifact, tmp_path / "copy")
 
 
+@pytest.fixture
+def by_hand(copy):
+    """Without checksums, as a model whose files somebody has put together."""
+    (copy / "checksums.json").unlink()
+    return copy
+
+
 def change(file, **values):
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
@@ -141,11 +148,11 @@ def other_limit(directory, artifact):
     ],
 )
 @pytest.mark.parametrize("runtime", ["torch", "sentence-transformers"])
-def test_what_is_wrong_is_seen_and_told(copy, artifact, capsys, break_it, told, runtime):
-    break_it(copy, artifact)
-    assert main(["verify", str(copy), "--engines", runtime]) == 1
+def test_what_is_wrong_is_seen_and_told(by_hand, artifact, capsys, break_it, told, runtime):
+    break_it(by_hand, artifact)
+    assert main(["verify", str(by_hand), "--engines", runtime]) == 1
     assert re.search(told, capsys.readouterr().out, re.DOTALL)
-    assert json.loads((copy / "teva.json").read_text())["verified"]["passed"] is False
+    assert json.loads((by_hand / "teva.json").read_text())["verified"]["passed"] is False
 
 
 def test_a_runtime_alone_that_differs(copy, monkeypatch):
@@ -162,18 +169,19 @@ def test_a_runtime_alone_that_differs(copy, monkeypatch):
     assert "verified" not in json.loads((copy / "teva.json").read_text())
 
 
-def test_without_trained_vectors_the_first_engine_is_the_reference(copy):
-    (copy / "probes.json").unlink()
-    report = verify(copy, engines=["sentence-transformers", "torch"])
+def test_without_trained_vectors_the_first_engine_is_the_reference(by_hand):
+    (by_hand / "probes.json").unlink()
+    report = verify(by_hand, engines=["sentence-transformers", "torch"])
     assert report.passed
     assert report.reference.startswith("the engine torch")
     assert [row.runtime for row in report.rows] == ["sentence-transformers"]
-    alone = verify(copy, engines=["torch"])
+    alone = verify(by_hand, engines=["torch"])
     assert not alone.passed  # nothing was compared
     assert alone.rows == []
 
 
-def test_engines_that_are_not_there(copy, monkeypatch):
+def test_engines_that_are_not_there(by_hand, monkeypatch):
+    copy = by_hand
     monkeypatch.setattr(verifying.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="sentence-transformers"):
         verify(copy, engines=["sentence-transformers"])

@@ -55,6 +55,12 @@ def test_a_checkpoint(adapted, tmp_path, capsys, lora):
 def test_a_checkpoint_of_another_base_or_without_its_run(adapted, tmp_path):
     train(adapted)
     step = tmp_path / "run/checkpoints/step-00000004"
+    recipe = tmp_path / "run/recipe.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("parity_cosine: 0.", "parity_cosine: 0.1"))
+    with pytest.raises(TevaError, match=r"recipe\.yaml: damaged or edited"):
+        export_model(step)
+    recipe.write_text(text)
     make(tmp_path / "llama", "Llama", rms_norm_eps=1e-3)
     with pytest.raises(TevaError, match="are not those that the run began with"):
         export_model(step)
@@ -82,6 +88,7 @@ def test_an_artifact_that_fails_the_gate_is_not_published(adapted, tmp_path, cap
     weights = load_file(artifact.path / "model.safetensors")
     weights["norm.weight"][0] = float("nan")
     save_file(weights, artifact.path / "model.safetensors", {"format": "pt"})
+    (artifact.path / "checksums.json").unlink()  # which would be the first to tell
     words = ["export", str(artifact.path), "--push", "me/small", "--dry-run", "--device", "cpu"]
     assert main(words) == 1
     told = capsys.readouterr()

@@ -11,12 +11,13 @@ import dataclasses
 import functools
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from . import towers
-from .errors import ArtifactError
-from .files import checksum, fingerprint, write_json
+from .errors import ArtifactError, DataError
+from .files import checksum, fingerprint, read_whole, write_json, write_sealed
 from .hub import fetch
 from .known_prompts import known_prompts
 from .schema import SCHEMA
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 ROLES = ("query", "document")
 TEVA_FILE = "teva.json"
+# Of an artifact that teva wrote: the checksum of each of its files but the card and teva.json, which has a seal.
+CHECKSUMS = "checksums.json"
+_UNLISTED = (CHECKSUMS, TEVA_FILE, "README.md")
 # The key of config.json that says what is made of a record of several pieces: it decides vectors, so it stands where
 # the fingerprint sees it.
 MERGING = "teva_merging"
@@ -106,6 +110,7 @@ class Artifact:
                 f"{path}: found a PEFT adapter alone; expected a model. `teva-torch merge {path} --output DIR` makes "
                 "one"
             )
+        _expect_unchanged(path, lambda name: not name.endswith(".safetensors"))
         config = _read_json(path / "config.json")
         pooling, normalize, dim = _read_modules(path, config)
         if not any((path / name).is_file() for name in _TOKENIZER_FILES):
@@ -115,7 +120,7 @@ class Artifact:
             )
         local = Path(name_or_path).is_dir()
         name = str(path if local and path != root else name_or_path)
-        record = _read_json(path / TEVA_FILE, missing={})
+        record = read_record(path)
         if record.get("schema", SCHEMA["artifact"]) != SCHEMA["artifact"]:
             raise ArtifactError(
                 f"{path / TEVA_FILE}: field 'schema': found {record['schema']!r}; expected {SCHEMA['artifact']!r}. Use "
@@ -147,9 +152,24 @@ class Artifact:
         deciding = {
             str(file.relative_to(self.path)): file
             for file in files
-            if file.suffix in kinds and file.name not in (TEVA_FILE, "probes.json") and file.is_file()
+            if file.suffix in kinds and file.name not in (TEVA_FILE, CHECKSUMS, "probes.json") and file.is_file()
         }
-        return fingerprint({name: checksum(deciding[name]) for name in sorted(deciding)})
+        found = {name: checksum(deciding[name]) for name in sorted(deciding)}
+        listed = _checksums(self.path)
+        for name in found.keys() & listed.keys():
+            if found[name] != listed[name]:
+                raise _changed(self.path / name)
+        return fingerprint(found)
+
+    def expect_whole(self) -> None:
+        """Compare all files with their checksums, where the artifact has some (``checksums.json``).
+
+        :meth:`load` has compared all but the weights.
+
+        Raises:
+            ArtifactError: a file is not what was written; it is named.
+        """
+        _expect_unchanged(self.path, lambda name: True)
 
     def of(self, role: str) -> Artifact:
         """What encodes a role: this model; a pair has one for each."""
@@ -205,13 +225,12 @@ class Artifact:
     @functools.cached_property
     def teva(self) -> dict[str, Any]:
         """``teva.json``: recipe, data, versions and parity figures; empty for a model that teva did not train."""
-        record: dict[str, Any] = _read_json(self.path / TEVA_FILE, missing={})
-        return record
+        return read_record(self.path)
 
 
 def encoders_of(path: Path) -> dict[str, str]:
     """Of a directory with a pair of artifacts, role to subdirectory; empty for a model."""
-    found: dict[str, str] = _read_json(path / TEVA_FILE, missing={}).get("encoders") or {}
+    found: dict[str, str] = read_record(path).get("encoders") or {}
     return found
 
 
@@ -227,6 +246,59 @@ def _half(root: Path, encoders: dict[str, str], role: str | None) -> Path:
             f"{root / TEVA_FILE}: field 'encoders': found {encoders}; expected a directory for {role!r}"
         )
     return root / encoders[role]
+
+
+def write_record(directory: Path, teva: dict[str, Any]) -> None:
+    """Write ``teva.json``, with a seal."""
+    write_sealed(directory / TEVA_FILE, teva)
+
+
+def write_checksums(directory: Path) -> None:
+    """Write ``checksums.json`` for all files of an artifact but its card and record; the last thing that is written."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in _UNLISTED)
+    write_sealed(
+        directory / CHECKSUMS, {"files": {path.relative_to(directory).as_posix(): checksum(path) for path in files}}
+    )
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """Name to checksum of an artifact's files; empty where it has no such list."""
+    hint = "Fetch or export the model again; where its files are right as they are, remove this one"
+    try:
+        files = read_whole(path / CHECKSUMS, hint).get("files")
+    except FileNotFoundError:
+        return {}
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
+    return files if isinstance(files, dict) else {}
+
+
+def _expect_unchanged(path: Path, chosen: Callable[[str], bool]) -> None:
+    for name, expected in _checksums(path).items():
+        file = path / name
+        if chosen(name) and (not file.is_file() or checksum(file) != expected):
+            raise _changed(file)
+
+
+def _changed(file: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{file}: not the file that was exported: damaged, missing or edited. Fetch or export the model again; where "
+        f"you have changed it yourself, remove {CHECKSUMS} from the model's directory"
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """``teva.json`` of a directory; empty where there is none.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    try:
+        return read_whole(path / TEVA_FILE, "Fetch or export the model again, or remove the file")
+    except FileNotFoundError:
+        return {}
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
 
 
 def write_layout(
@@ -288,7 +360,7 @@ def write_layout(
             "__version__": {k: v for k, v in teva.get("versions", {}).items() if k in {"torch", "transformers"}},
         },
     )
-    write_json(directory / TEVA_FILE, teva)
+    write_record(directory, teva)
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 

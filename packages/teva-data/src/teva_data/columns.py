@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -13,6 +14,8 @@ from typing import NamedTuple
 from .errors import DataError
 from .files import open_binary
 
+LINE_LIMIT = 1 << 24
+"""Bytes of a line at most: a small compressed file can hold one that fills the memory."""
 FLOAT32_END = (2 - 2.0**-24) * 2.0**127  # what lies below rounds to a finite float32
 
 _QUERY_NAMES = ("query_id", "query-id", "qid")
@@ -172,7 +175,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with open_binary(path) as file, io.BufferedReader(file, 1 << 20) as reader:  # type: ignore[type-var]
-            for number, line in enumerate(reader, 1):
+            for number, line in enumerate(iter(functools.partial(reader.readline, LINE_LIMIT + 1), b""), 1):
+                if len(line) > LINE_LIMIT:
+                    raise DataError(
+                        f"a line of more than {LINE_LIMIT >> 20} MiB", file=path, line=number,
+                        expected="one row a line",
+                        hint="Are the line ends missing?",
+                    )  # fmt: skip
                 line = line.rstrip(b"\r\n")
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")

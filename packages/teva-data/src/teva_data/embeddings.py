@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import DataError, TevaError, shorten
-from .files import checksum, fingerprint, lock_directory, write_json
+from .files import checksum, fingerprint, lock_directory, read_whole, write_sealed
 from .shardfiles import DTYPES, VERSION, ShardFiles, VectorDtype, entry_of, left_out_of, metadata_of, raw, shard_name
 
 logger = logging.getLogger(__name__)
@@ -222,7 +222,7 @@ class EmbeddingWriter:
 
     def _write_manifest(self) -> None:
         start = time.monotonic()
-        write_json(
+        write_sealed(
             self.directory / MANIFEST,
             {
                 "schema": VERSION,
@@ -438,7 +438,22 @@ class Embeddings:
         return batch
 
     def _batch(self, shard: int) -> Any:
-        return pa.ipc.open_file(pa.memory_map(str(self._files[shard]))).get_batch(0)
+        path = self._files[shard]
+        try:
+            found = pa.ipc.open_file(pa.memory_map(str(path)))
+        except FileNotFoundError:
+            raise _changed_meanwhile(path) from None
+        # A slow reader opens one shard after another: another job may have overwritten what is left of them.
+        if (found.schema.metadata or {}).get(b"teva.job", b"").decode() != self.manifest["fingerprint"]:
+            raise _changed_meanwhile(path)
+        return found.get_batch(0)
+
+
+def _changed_meanwhile(path: Path) -> DataError:
+    return DataError(
+        "the embeddings were overwritten or removed while they were read", file=path,
+        hint="Start again with what is there now",
+    )  # fmt: skip
 
 
 def _verify(path: Path, entry: Mapping[str, Any], contents: bool) -> None:
@@ -454,13 +469,11 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     overwrite = "Encode it again with overwrite=True (--overwrite)"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_whole(path, overwrite)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError("no embeddings here", file=directory, expected=f"a directory with {MANIFEST}",
                         hint="Make it with `teva-infer encode`") from None  # fmt: skip
-    except ValueError as error:
-        raise DataError(f"not JSON ({error})", file=path, hint=overwrite) from error
-    found = manifest.get("schema") if isinstance(manifest, dict) else None
+    found = manifest.get("schema")
     if found != VERSION:
         raise DataError("unknown version", file=path, field="schema", found=found or "none", expected=VERSION,
                         hint="Read it with the version of teva-data that wrote it")  # fmt: skip
@@ -471,4 +484,4 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(shards, list) or not all(isinstance(entry, dict) and keys <= set(entry) for entry in shards):
         raise DataError("incomplete", file=path, field="shards", found=shards,
                         expected="file, rows, bytes, checksum of each", hint=overwrite)  # fmt: skip
-    return dict(manifest)
+    return manifest

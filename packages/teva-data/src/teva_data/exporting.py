@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import limits
-from .artifact import Artifact, write_layout
-from .files import atomic_directory, write_json
+from .artifact import Artifact, write_checksums, write_layout, write_record
+from .files import atomic_directory
 from .rendering import Renderer
 
 
@@ -65,7 +65,8 @@ def write_artifact(
             lowercase=renderer.lowercase,
         )
         teva["parity"] = check(temporary)
-        write_json(temporary / "teva.json", teva)
+        write_record(temporary, teva)
+        write_checksums(temporary)
     return Artifact.load(directory)
 
 

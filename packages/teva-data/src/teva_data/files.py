@@ -8,6 +8,7 @@ import glob
 import gzip
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,9 +17,28 @@ from typing import IO, Any
 
 import xxhash
 
-from .errors import TevaError
+from .errors import DataError, TevaError
 
 CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give errors of writing the file's name: a full disk does not say which file it had no room for.
+
+    What safetensors says of the system is made the system's own error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -31,7 +51,7 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with _fdopen(handle, mode) as file:
+        with naming(path), _fdopen(handle, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -59,10 +79,11 @@ def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync_file(file)
+        with naming(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync_file(file)
         old = None
         if not replace and path.exists() and any(path.iterdir()):
             raise TevaError(f"{path}: another process has written it meanwhile; what it wrote is kept")
@@ -140,6 +161,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 def write_sealed(path: str | Path, value: dict[str, Any]) -> None:
     """Write ``value`` as JSON with a checksum of itself (key ``seal``), atomically; :func:`read_sealed` reads it."""
+    value = json.loads(json.dumps(value))  # as it will be read: a key that is a number becomes a text
     write_json(path, {**value, "seal": fingerprint(value)})
 
 
@@ -150,6 +172,34 @@ def read_sealed(path: str | Path) -> dict[str, Any] | None:
         return value if value.pop("seal") == fingerprint(value) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def read_whole(path: str | Path, hint: str) -> dict[str, Any]:
+    """A JSON object from a file; where it has a seal (:func:`write_sealed`), it must fit. The seal is taken out.
+
+    An object without one passes: other writers, and earlier versions, write none. One whose key is a letter away from
+    the seal's name does not: a flipped byte made it so.
+
+    Args:
+        path: the file.
+        hint: what to do where it is damaged, for the message.
+
+    Raises:
+        DataError: no JSON object, or not what was written.
+        OSError: it cannot be read.
+    """
+    content = Path(path).read_bytes()
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON ({error})", file=path, hint=hint) from error
+    if not isinstance(value, dict):
+        raise DataError("not a JSON object", file=path, found=value, hint=hint)
+    seal = value.pop("seal", None)
+    near = any(len(key) == 4 and sum(map(str.__ne__, key, "seal")) == 1 for key in value)
+    if (seal is None and near) or seal not in (None, fingerprint(value)):
+        raise DataError("damaged: it does not say what was written", file=path, field="seal", hint=hint)
+    return value
 
 
 def checksum(path: str | Path) -> str:

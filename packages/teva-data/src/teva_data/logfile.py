@@ -4,8 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written (a full disk) is told once, in a line; the work's own files matter more."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Tell why, where it is the system that says no."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            print(f"{self.baseFilename}: the log cannot be written: {error.strerror}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Close the file; what does not go into it any more was told."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 @contextlib.contextmanager
@@ -17,7 +38,7 @@ def log_to(file: Path, *packages: str) -> Iterator[None]:
         packages: names of loggers, e.g. ``"teva_data"``.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(file, encoding="utf-8")
+    handler = _LogFile(file, encoding="utf-8")
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(package) for package in packages]

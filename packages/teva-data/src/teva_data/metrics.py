@@ -8,7 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .files import atomic_file
+from .errors import DataError
+from .files import atomic_file, fingerprint, naming
+
+_SPEEDS = ("queries_per_second", "tokens_per_second")
+DAMAGED_LOG = "Put the file back as it was, or begin anew with --overwrite"
 
 
 class MetricsLog:
@@ -29,8 +33,9 @@ class MetricsLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Add one line, at once."""
-        self._file.write(f"{json.dumps(row)}\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(f"{json.dumps(row)}\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -111,13 +116,34 @@ class Interval:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics log; a last line that a kill cut short is left out."""
+    """The rows of a metrics log; a last line that a kill cut short is left out.
+
+    Raises:
+        DataError: another line is none.
+    """
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                rows.append(json.loads(line))
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+            if line.endswith(b"\n"):
+                rows.append(_row(line, path, number))
     return rows
+
+
+def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if isinstance(row.get("step"), int) and isinstance(row.get("loss"), int | float):
+            return dict(row)
+        problem = "not a line of the log"
+    except (ValueError, AttributeError) as error:
+        problem = f"not a line of the log ({error})"
+    raise DataError(problem, file=path, line=number, expected='an object with "step" and "loss"', hint=DAMAGED_LOG)
+
+
+def log_fingerprint(path: Path, step: int) -> str:
+    """A short name for what a run has logged up to a step, speeds left out: what a resumed run counts on."""
+    rows = [row for row in read_metrics(path) if row["step"] <= step]
+    return fingerprint("log", [{key: value for key, value in row.items() if key not in _SPEEDS} for row in rows])
 
 
 def draw_loss(metrics: Path, picture: Path, measure: str = "") -> None:

@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .artifact import ROLES, TEVA_FILE, Artifact, encoders_of
+from .artifact import ROLES, Artifact, encoders_of, read_record, write_record
 from .errors import RecipeError
-from .files import fingerprint, write_json
+from .files import fingerprint
 from .hub import fetch
 from .recipe import Recipe
 from .rendering import load_tokenizer
@@ -54,8 +54,7 @@ class ArtifactPair:
         """``teva.json`` of the directory that holds both; empty where there is none."""
         if self.path is None:
             return {}
-        record: dict[str, Any] = json.loads((self.path / TEVA_FILE).read_text(encoding="utf-8"))
-        return record
+        return read_record(self.path)
 
 
 def load_artifact(
@@ -103,8 +102,8 @@ def write_pair(directory: Path, teva: dict[str, Any], card: str) -> None:
     halves = {role: Artifact.load(directory / role) for role in ROLES}
     known = {role: half.fingerprint for role, half in halves.items()}
     for role, half in halves.items():
-        write_json(half.path / TEVA_FILE, {**half.teva, "pair": {"role": role, **known}})
-    write_json(directory / TEVA_FILE, {**teva, "encoders": {role: role for role in ROLES}})
+        write_record(half.path, {**half.teva, "pair": {"role": role, **known}})
+    write_record(directory, {**teva, "encoders": {role: role for role in ROLES}})
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 

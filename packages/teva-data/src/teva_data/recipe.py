@@ -437,7 +437,7 @@ def _read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {error}") from None
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     lines: dict[str, int] = {}
     _note_lines(path, node, "", lines)
     return value, lines

@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .artifact import Artifact
 from .dataset import Dataset
 from .errors import RecipeError
-from .files import fingerprint
+from .files import atomic_file, fingerprint
 from .plan import BatchPlan
 from .prompting import resolve_prompts
 from .recipe import Recipe
@@ -76,6 +78,30 @@ def refuse_another(output: Path, found: Mapping[str, Any], expected: Mapping[str
         raise RecipeError(
             f"{output}: holds another run ({difference(found, expected)}). Give another "
             "train.output, or --overwrite to begin anew"
+        )
+
+
+_SEAL = "# checksum "
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a run's resolved recipe as YAML; its first line, a comment, holds a checksum of the others."""
+    text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+    with atomic_file(path, "w") as file:
+        file.write(f"{_SEAL}{fingerprint(text)} of the lines below; take this line out where you change them\n{text}")
+
+
+def expect_same_recipe(path: Path) -> None:
+    """Refuse a recipe that :func:`write_recipe` wrote and that was changed since; one without its line passes.
+
+    Raises:
+        RecipeError: its checksum differs.
+    """
+    first, _, text = path.read_bytes().decode("utf-8", "replace").partition("\n")
+    if first.startswith(_SEAL) and fingerprint(text) != first.removeprefix(_SEAL).partition(" ")[0]:
+        raise RecipeError(
+            f"{path}: damaged or edited: the checksum in its first line is not that of the others. Put it back as it "
+            "was; where you have changed it yourself, take the first line out"
         )
 
 

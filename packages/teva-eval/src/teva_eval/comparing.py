@@ -9,11 +9,12 @@ from typing import Any
 
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, TevaError
+from teva_data.files import checksum
 from teva_data.records import join_title
 from teva_data.runs import Run, read_run
 
 from .measures import parse_measure
-from .records import PER_QUERY, find_records
+from .records import PER_QUERY, RESULT, find_records, read_record
 from .significance import Difference, holm, paired
 from .tables import aligned
 
@@ -158,6 +159,11 @@ def read_values(directory: Path, measure: str) -> dict[str, float]:
         DataError: no such file or column, or a line that does not fit the header.
     """
     path = directory / PER_QUERY
+    if path.exists() and (directory / RESULT).exists():
+        noted = read_record(directory).get("per_query")  # earlier versions did not write it
+        if noted is not None and checksum(path) != noted["checksum"]:
+            raise DataError("damaged: its checksum differs from that in the result", file=path,
+                            hint="Run the task again")  # fmt: skip
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:

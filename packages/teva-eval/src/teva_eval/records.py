@@ -8,7 +8,6 @@ checksums of stretches of rows), ``settings``, ``scores`` (means), ``variants`` 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import xxhash
 
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError
+from teva_data.files import read_whole
 from teva_data.runs import Qrels
 
 SCHEMA = "1"
@@ -41,15 +41,13 @@ def read_record(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     path = path / RESULT if path.is_dir() else path
     try:
-        record = json.loads(path.read_bytes())
+        record = read_whole(path, "Run the task again with --overwrite")
     except OSError as error:
         raise DataError("no result", file=path, hint="`teva-eval run` writes one for each task") from error
-    except ValueError as error:
-        raise DataError(f"not JSON ({error})", file=path) from error
-    found = record.get("schema") if isinstance(record, dict) else None
+    found = record.get("schema")
     if found != SCHEMA or "task" not in record:
         raise DataError("not a result of this version", file=path, field="schema", found=found, expected=SCHEMA)
-    return dict(record)
+    return record
 
 
 def find_records(directories: Iterable[str | Path]) -> list[tuple[Path, dict[str, Any]]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from teva_data.errors import DataError, TevaError
-from teva_data.files import checksum, fingerprint, write_json
+from teva_data.files import checksum, fingerprint, write_sealed
 from teva_data.logfile import log_to
 from teva_data.runs import Qrels, Run, write_run
 
@@ -138,7 +138,7 @@ def _run_task(
             if there["fingerprint"] != name:
                 raise TevaError(f"{place / RESULT} was made with other settings or data: {_why(there, request)}. Use "
                                 "another output, or overwrite it (--overwrite)")  # fmt: skip
-            if all((place / run["file"]).exists() for run in there["runs"].values()):
+            if _whole(place, there):
                 logger.info("%s, %s: done already", system.name, task.name)
                 return there
         start = time.monotonic()
@@ -151,7 +151,7 @@ def _run_task(
         record |= {"written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
         source = None if data is None else str(data.absolute())
         record |= {"request": {"data": source, "dataset": str(ready.dataset.path)}}
-        write_json(place / RESULT, record)
+        write_sealed(place / RESULT, record)
         logger.info("%s, %s: %s %.4f", system.name, task.name, task.main, record["scores"][_main(task)])
     return record
 
@@ -173,6 +173,7 @@ def _record(
     variants[""].write_per_query(place / PER_QUERY)
     main = variants[""]
     return {
+        "per_query": {"file": PER_QUERY, "checksum": checksum(place / PER_QUERY)},
         "schema": SCHEMA, "task": task.to_json(), "system": _described(system, task),
         "data": describe_data(ready.dataset, ready.split, {} if task.answers else qrels, ready.source),
         "settings": {
@@ -187,6 +188,18 @@ def _record(
         },
         "runs": files, "versions": versions(),
     }  # fmt: skip
+
+
+def _whole(place: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the files of a result are there, as they were written."""
+    for noted in [*record["runs"].values(), *([record["per_query"]] if "per_query" in record else [])]:
+        path = place / noted["file"]
+        if not path.exists():
+            return False
+        if checksum(path) != noted["checksum"]:
+            logger.warning("%s: damaged; the task is run again", path)
+            return False
+    return True
 
 
 def _judged(task: Task, ready: Prepared, run: Run) -> Qrels:

@@ -110,6 +110,7 @@ class Encoder:
         model = load_artifact(name_or_path, revision=revision, token=token, offline=offline)
 
         def load(artifact: Artifact) -> Encoder:
+            artifact.expect_whole()
             renderer = Renderer.from_artifact(
                 artifact, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length
             )

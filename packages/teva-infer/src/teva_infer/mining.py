@@ -6,6 +6,7 @@ shards, a run and the mined queries by a record of what they were made of.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from teva_data.dataset import Dataset
-from teva_data.errors import TevaError
-from teva_data.files import fingerprint, write_json
+from teva_data.errors import DataError, TevaError
+from teva_data.files import checksum, fingerprint, lock_directory, read_whole, remove_leftovers, write_sealed
 from teva_data.negatives import mine_negatives
 from teva_data.recipe import load_recipe
 
@@ -25,7 +26,7 @@ from .searching import search
 
 logger = logging.getLogger(__name__)
 
-RECORD = "made.json"
+RECORD, SEARCHED = "made.json", "searched.json"
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,17 @@ def mine(
     encoder = model if isinstance(model, Encoder) else Encoder.load(
         model, engine=engine, engine_options=engine_options, device=device, dtype=dtype
     )  # fmt: skip
+    work.mkdir(parents=True, exist_ok=True)
+    lock = lock_directory(work, "mining")
     try:
+        remove_leftovers(work, "run-*")
         for source, dataset in zip(wanted, opened, strict=True):
             logger.info("mine: %s, split %s", source.path, source.split)
             own = encoder.with_prompts(query=source.query_prompt, document=source.document_prompt)
             run = _searched(own, dataset, source, work, depth, backend, batch_tokens)
             paths.append(_mined(dataset, source, run, f"{source.split}-{name}", {"depth": depth, **(choice or {})}))
     finally:
+        lock.close()
         if encoder is not model:
             encoder.close()
     return paths
@@ -152,8 +157,13 @@ def _searched(
     documents, queries = sides
     made_of = [documents.manifest["fingerprint"], queries.manifest["fingerprint"], depth, backend]
     run = work / f"run-{fingerprint(*made_of)[:16]}.tsv"
-    if not run.exists():  # it appears whole
-        search(queries, documents, run, depth=depth, backend=backend)
+    record = run.with_suffix(f".{SEARCHED}")
+    if run.exists() and record.exists():
+        if checksum(run) == read_whole(record, f"Remove {record} and {run}; they are made again").get("checksum"):
+            return run
+        logger.warning("%s: damaged; it is searched again", run)
+    search(queries, documents, run, depth=depth, backend=backend)
+    write_sealed(record, {"checksum": checksum(run)})
     return run
 
 
@@ -161,16 +171,32 @@ def _mined(dataset: Dataset, source: Source, run: Path, name: str, choice: dict[
     output = dataset.path / f"{name}.jsonl"
     record = run.with_suffix(f".{name}.{RECORD}")
     made_of = json.loads(json.dumps({"choice": choice, "split": source.split, "output": str(output.resolve())}))
-    before = json.loads(record.read_text()) if record.is_file() else None
-    if output.exists() and before == made_of:
+    before = _record(record) if record.is_file() else {}
+    finished = before.pop("finished", True)
+    found = before.pop("checksum", None)
+    if output.exists() and before == made_of and finished:
+        if found not in (None, checksum(output)):
+            raise DataError(
+                "damaged or edited: its checksum is not that of what was mined", file=output, expected=found,
+                hint="Remove it to have it mined again, or give what is mined another --name",
+            )  # fmt: skip
         logger.info("mine: %s is there already", output)
         return output
     # What this work has written it may write anew; a file of somebody else's is refused.
-    mine_negatives(dataset, source.split, run, output, **choice, overwrite=_ours(output, run.parent))
-    write_json(record, made_of)
+    ours = not output.exists() or _ours(output, run.parent)
+    if ours:
+        remove_leftovers(output.parent, glob.escape(output.name))
+        # A kill after the file is there and before its record is must not make it a stranger's.
+        write_sealed(record, {**made_of, "finished": False})
+    mine_negatives(dataset, source.split, run, output, **choice, overwrite=ours)
+    write_sealed(record, {**made_of, "checksum": checksum(output)})
     return output
 
 
 def _ours(output: Path, work: Path) -> bool:
-    records = (json.loads(path.read_text()) for path in work.glob(f"*.{RECORD}"))
+    records = map(_record, work.glob(f"*.{RECORD}"))
     return any(record["output"] == str(output.resolve()) for record in records)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return read_whole(path, "Remove it, and what it was written for; both are made again")

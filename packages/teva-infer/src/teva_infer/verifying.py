@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from teva_data import towers
-from teva_data.artifact import ROLES, TEVA_FILE, Artifact, refuse_own
+from teva_data.artifact import ROLES, TEVA_FILE, Artifact, refuse_own, write_record
 from teva_data.errors import MissingExtraError, TevaError
-from teva_data.files import write_json
 from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.probes import Probe, Trained, probe_set, read_probes, rendered, weights_dtype
 from teva_data.rendering import Renderer
@@ -323,7 +322,7 @@ def _store(artifact: Artifact, report: Report) -> None:
         "runtimes": [dataclasses.asdict(row) for row in report.rows], "problems": list(report.problems),
         "versions": _versions(),
     }  # fmt: skip
-    write_json(artifact.path / TEVA_FILE, {**artifact.teva, "verified": figures})
+    write_record(artifact.path, {**artifact.teva, "verified": figures})
 
 
 def _versions() -> dict[str, str]:

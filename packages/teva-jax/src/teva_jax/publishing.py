@@ -17,6 +17,7 @@ from teva_data.model_card import plain_card
 from teva_data.parity import stock_texts
 from teva_data.prompting import training_renderer
 from teva_data.rendering import Renderer
+from teva_data.running import expect_same_recipe
 from teva_data.schema import SCHEMA
 
 from .checkpoint import Checkpoints
@@ -70,6 +71,7 @@ def _export_checkpoint(path: Path, output: Path | None, threshold: float | None,
     run, step = path.parent.parent, int(path.name.removeprefix("step_"))
     if not (run / "recipe.yaml").is_file():
         raise TevaError(f"{path}: no {run / 'recipe.yaml'}; expected the checkpoint where its run wrote it")
+    expect_same_recipe(run / "recipe.yaml")
     recipe = read_recipe(run / "recipe.yaml", {} if threshold is None else {"jax.parity_cosine": threshold})
     options, base = jax_section(recipe), Artifact.load(recipe.model.name, revision=recipe.model.revision)
     with lock_directory(run, "training or exporting"):

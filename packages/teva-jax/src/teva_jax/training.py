@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import yaml
 
 import jax
 from teva_data import parity, running
 from teva_data.artifact import Artifact
 from teva_data.development import MEASURE
 from teva_data.errors import RecipeError
-from teva_data.files import atomic_file, lock_directory, recover, remove_leftovers
+from teva_data.files import lock_directory, recover, remove_leftovers
 from teva_data.logfile import log_to
 from teva_data.metrics import History, Interval, MetricsLog, draw_loss
 from teva_data.plan import BatchPlan
@@ -180,8 +179,7 @@ class _Run:
     def _prepare_output(self) -> None:
         for name in ("artifact", "metrics.jsonl", "recipe.yaml", "loss.png"):
             remove_leftovers(self.output, name)
-        with atomic_file(self.output / "recipe.yaml", "w") as file:
-            yaml.safe_dump(self.recipe.to_dict(), file, sort_keys=False, allow_unicode=True)
+        running.write_recipe(self.output / "recipe.yaml", self.recipe)
 
     def _tell(self) -> None:
         """What is trained, on what, for how long."""

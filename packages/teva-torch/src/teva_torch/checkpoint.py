@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 import torch
 from teva_data.errors import TevaError
-from teva_data.files import atomic_directory, checksum, write_json
+from teva_data.files import atomic_directory, checksum, read_whole, write_sealed
 from torch import Tensor, nn
 
 from .strategies.replicated import Strategy, own
@@ -34,7 +34,7 @@ _READ = ("2", SCHEMA)  # of schema 2 each kind had one file
 _NAME = re.compile(r"step-(\d{8})")
 
 
-def save(directory: Path, step: int, strategy: Strategy, run: dict[str, Any]) -> Path:
+def save(directory: Path, step: int, strategy: Strategy, run: dict[str, Any], log: str | None = None) -> Path:
     """Write the checkpoint after ``step`` steps; all processes call it.
 
     Args:
@@ -42,6 +42,7 @@ def save(directory: Path, step: int, strategy: Strategy, run: dict[str, Any]) ->
         step: steps done.
         strategy: holds the model and the optimiser.
         run: what the run is; a resumed run must be the same.
+        log: name of what it has logged so far (:func:`teva_data.metrics.log_fingerprint`), which decides when it ends.
 
     Returns:
         The checkpoint's directory.
@@ -67,9 +68,8 @@ def save(directory: Path, step: int, strategy: Strategy, run: dict[str, Any]) ->
         with processes.together():
             if processes.main:
                 checksums = {name: value for one in told for name, value in json.loads(one).items()}
-                write_json(
-                    temporary / "state.json", {"schema": SCHEMA, "step": step, "run": run, "checksums": checksums}
-                )
+                state = {"schema": SCHEMA, "step": step, "run": run, "checksums": checksums}
+                write_sealed(temporary / "state.json", state if log is None else {**state, "log": log})
             stack.close()
     return path
 
@@ -107,7 +107,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     advice = f"Remove {path} to go on from the checkpoint before it"
     try:
-        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_whole(path / "state.json", advice)
         if state["schema"] not in _READ:
             raise TevaError(
                 f"{path}: schema {state['schema']!r}; expected {' or '.join(_READ)}. Use the version that wrote it"

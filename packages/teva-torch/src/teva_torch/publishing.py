@@ -21,6 +21,7 @@ from teva_data.pair import ArtifactPair, load_artifact, load_base
 from teva_data.parity import stock_texts
 from teva_data.prompting import training_renderer
 from teva_data.rendering import Renderer
+from teva_data.running import expect_same_recipe
 from teva_data.schema import SCHEMA
 
 from . import checkpoint, lora, parity
@@ -148,6 +149,7 @@ def _export_checkpoint(path: Path, output: Path, threshold: float | None, device
     run, state = path.parent.parent, checkpoint.read_state(path)
     if not (run / "recipe.yaml").is_file():
         raise TevaError(f"{path}: no {run / 'recipe.yaml'}; expected the checkpoint where its run wrote it")
+    expect_same_recipe(run / "recipe.yaml")
     recipe = read_recipe(run / "recipe.yaml", {} if threshold is None else {"torch.parity_cosine": threshold})
     base, identity = load_base(recipe), state["run"]
     if base.fingerprint != identity["base"]:

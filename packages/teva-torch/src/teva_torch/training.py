@@ -20,16 +20,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import torch
 from teva_data.artifact import Artifact
 from teva_data.development import MEASURE
-from teva_data.errors import RecipeError
+from teva_data.errors import RecipeError, TevaError
 from teva_data.feed import Feed, TokenBatch
-from teva_data.files import atomic_file, fingerprint, lock_directory, recover, remove_leftovers
+from teva_data.files import fingerprint, lock_directory, recover, remove_leftovers
 from teva_data.logfile import log_to
-from teva_data.metrics import History, Interval, MetricsLog, draw_loss, read_metrics
+from teva_data.metrics import (
+    DAMAGED_LOG,
+    History,
+    Interval,
+    MetricsLog,
+    draw_loss,
+    log_fingerprint,
+    read_metrics,
+)
 from teva_data.pair import ArtifactPair, load_artifact, load_base
 from teva_data.parity import expect_same, sample_texts
 from teva_data.plan import BatchPlan
@@ -46,6 +52,7 @@ from teva_data.running import (
     steps_in_all,
     tell_mixture,
     times,
+    write_recipe,
 )
 from teva_data.schedule import learning_rate
 
@@ -204,6 +211,12 @@ class _Run:
         if newest is not None:
             state = checkpoint.read_state(newest)
             refuse_another(self.output, state["run"], self.identity)
+            log = self.output / "metrics.jsonl"
+            if state.get("log") not in (None, log_fingerprint(log, int(state["step"]))):
+                raise TevaError(
+                    f"{log}: not what the run had logged when it saved {newest.name}: damaged, edited or removed. "
+                    f"{DAMAGED_LOG}"
+                )
             return int(state["step"])
         if (self.output / "artifact").exists():
             found = load_artifact(self.output / "artifact").teva.get("run", {})
@@ -237,8 +250,7 @@ class _Run:
         with self.processes.together():
             if self.processes.main:
                 self._prepare_output()
-                with atomic_file(self.output / "recipe.yaml", "w") as file:
-                    yaml.safe_dump(self.recipe.to_dict(), file, sort_keys=False, allow_unicode=True)
+                write_recipe(self.output / "recipe.yaml", self.recipe)
         with self.processes.together(exchanging=self.strategy.sharded):
             if self.start:
                 logger.info("going on after step %d of %d", self.start, self.total)
@@ -418,7 +430,8 @@ class _Run:
         if self.skipped is not None:
             with self.processes.together(exchanging=True):
                 self.skipped.write()
-        checkpoint.save(directory, done, self.strategy, self.identity)
+        log = log_fingerprint(self.output / "metrics.jsonl", done) if self.processes.main else None
+        checkpoint.save(directory, done, self.strategy, self.identity, log)
         with self.processes.together():
             if self.processes.main:
                 checkpoint.prune(directory, keep)

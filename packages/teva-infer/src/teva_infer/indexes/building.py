@@ -114,7 +114,8 @@ class _Build:
         self.files = {name: entry for name, entry in files.items() if _whole(output / name, entry)}
         for name in files.keys() - self.files.keys():
             logger.warning("%s: damaged or missing; it is built anew", output / name)
-        remove_leftovers(output, "*.index")
+        for name in ("*.index", MANIFEST):
+            remove_leftovers(output, name)
         for path in output.glob("*.index"):
             if path.name not in self.files:
                 path.unlink()
