@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.faults import flips, kills, others, works
+from benchmarks.faults import flips, forks, kills, others, works
 
 from . import Context, Result, claim
 from .runner import RESULTS
@@ -33,6 +34,7 @@ def faults(context: Context) -> Result:
     tried: dict[str, list[int]] = {}  # name to tried, lost
     lines: list[str] = []
     detected = harmless = 0
+    os.environ[forks.TRAINING] = "1"
     shop = works.Workshop(context.work)
     for name, work in works.WORKS.items():
         killed = kills.kill_often(shop, work, max(1, round(KILLS * SHARE[name] * scale)), seed)

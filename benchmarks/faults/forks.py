@@ -20,15 +20,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-# All that the commands load on their way; sentence_transformers is what the parity gate asks.
+# All that the commands load on their way, and what training loads beside it: its gate asks sentence_transformers.
 PRELOADED = (
-    "torch", "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert",
-    "sentence_transformers", "tyro", "yaml", "pytrec_eval", "faiss", "pyarrow.parquet", "matplotlib.figure",
-    "matplotlib.backends.backend_agg", "teva_data.cli", "teva_data.negatives", "teva_torch.cli", "teva_torch.training",
-    "teva_torch.engine", "teva_infer.cli", "teva_infer.encoding", "teva_infer.mining", "teva_infer.searching",
-    "teva_infer.indexes.building", "teva_infer.indexes.opened", "teva_infer.indexes.faiss_kinds",
-    "teva_infer.evaluating", "teva_eval.cli", "teva_eval.running", "teva_eval.benchmarks", "teva_eval.reporting",
+    "torch", "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert", "tyro", "yaml",
+    "pytrec_eval", "faiss", "teva_data.cli", "teva_data.negatives", "teva_torch.engine", "teva_infer.cli",
+    "teva_infer.encoding", "teva_infer.mining", "teva_infer.searching", "teva_infer.indexes.building",
+    "teva_infer.indexes.opened", "teva_infer.indexes.faiss_kinds", "teva_infer.evaluating", "teva_eval.cli",
+    "teva_eval.running", "teva_eval.benchmarks",
 )  # fmt: skip
+OF_TRAINING = (
+    "sentence_transformers", "teva_torch.cli", "teva_torch.training", "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)  # fmt: skip
+TRAINING = "TEVA_FAULTS_TRAINING"  # the variable that tells the server to load these too
 MAINS = {name: f"{name.replace('-', '_')}.cli" for name in ("teva-data", "teva-torch", "teva-infer", "teva-eval")}
 # Audit events of Python that change a file, and where the path stands in their arguments.
 _CHANGES = {"os.rename": 0, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.truncate": 0, "os.chmod": 0}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 
-from .forks import PRELOADED
+from .forks import OF_TRAINING, PRELOADED, TRAINING
 
-for _name in PRELOADED:
+for _name in (*PRELOADED, *(OF_TRAINING if os.environ.get(TRAINING) else ())):
     importlib.import_module(_name)

@@ -300,7 +300,8 @@ def test_a_closed_writer_does_not_write(tmp_path):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "field 'schema': unknown version; found 'none'; expected 1"),
+        ("[]", "not a JSON object"),
+        ("{}", "field 'schema': unknown version; found 'none'; expected 1"),
         ('{"schema": "2", "job": {}, "shards": []}', "field 'schema': unknown version; found '2'; expected 1"),
         ('{"schema": "1", "job": {"dim": 3}, "shards": []}', "field 'job'"),
         ('{"schema": "1", "job": {"dim": 3, "dtype": "float32", "shards": [1]}, "shards": [{}]}', "field 'shards'"),
