@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmarks.faults import flips, forks, kills, others, works
@@ -12,12 +15,8 @@ from benchmarks.faults import flips, forks, kills, others, works
 from . import Context, Result, claim
 from .runner import RESULTS
 
-# Of one run; what earlier runs tried is added to it.
-KILLS, FLIPS, OTHERS = 305, 305, 2
 WANTED = 300
-# Each training has a gate at its end and takes several times as long as the other works.
-SHARE = {"train": 0.06, "encode": 0.235, "index": 0.235, "mine": 0.235, "evaluate": 0.235}
-FLIP_SHARE = {"checkpoint": 0.03, "recipe of a run": 0.03, "log of a run": 0.02}
+MINUTES = 9.0  # of one run; what earlier runs tried is added to it
 
 
 @claim(
@@ -28,48 +27,69 @@ FLIP_SHARE = {"checkpoint": 0.03, "recipe of a run": 0.03, "log of a run": 0.02}
     "slow readers: 0 lost",
 )  # fmt: skip
 def faults(context: Context) -> Result:
-    """Seeds are drawn on from run to run, so that each run tries others."""
+    """Rounds of a few of each until the time is over. Seeds go on from run to run, so that each run tries others."""
     before = _before()
-    seed, scale = context.seed + 1000 * int(before["runs"]), 0.1 if context.quick else 1.0
-    tried: dict[str, list[int]] = {}  # name to tried, lost
-    lines: list[str] = []
-    detected = harmless = 0
     os.environ[forks.TRAINING] = "1"
     shop = works.Workshop(context.work)
+    until = time.monotonic() + 60 * (1 if context.quick else MINUTES)
+    tally, rounds = _Tally(), 0
+    while time.monotonic() < until:
+        _round(shop, context.seed + 1000 * int(before["runs"]) + rounds, rounds, tally, until)
+        rounds += 1
+    return _result(before, tally)
+
+
+@dataclass
+class _Tally:
+    """What one run has tried: of each kind of fault how often, and how often something was lost."""
+
+    tried: dict[str, list[int]] = field(default_factory=dict)
+    detected: int = 0
+    harmless: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, name: str, tried: int, lost: list[str]) -> None:
+        """Count one attempt."""
+        sums = self.tried.setdefault(name, [0, 0])
+        sums[0], sums[1] = sums[0] + tried, sums[1] + len(lost)
+        self.lines += lost
+        for line in lost:
+            print(f"    LOST {line}", flush=True)
+
+
+def _round(shop: works.Workshop, seed: int, number: int, tally: _Tally, until: float) -> None:
+    """Three kills of each work and three flips in each keep, and one of the other faults; training every third time."""
+    slow = number % 3 == 0
     for name, work in works.WORKS.items():
-        killed = kills.kill_often(shop, work, max(1, round(KILLS * SHARE[name] * scale)), seed)
-        tried[f"kill {name}"] = [killed.tried, len(killed.lost)]
-        print(f"    kill {name}: {killed.tried} tried, {killed.lost}", flush=True)
-        lines += killed.lost
-    rest = (1 - sum(FLIP_SHARE.values())) / (len(flips.KEEPS) - len(FLIP_SHARE))
+        if time.monotonic() < until and (slow or name != "train"):
+            killed = kills.kill_often(shop, work, 3, seed)
+            tally.add(f"kill {name}", killed.tried, killed.lost)
     for name, keep in flips.KEEPS.items():
-        found = flips.flip_often(shop, keep, max(1, round(FLIPS * FLIP_SHARE.get(name, rest) * scale)), seed)
-        tried[f"flip {name}"] = [found.tried, len(found.undetected)]
-        print(f"    flip {name}: {found.tried} tried, {found.undetected}", flush=True)
-        detected, harmless = detected + found.detected, harmless + found.harmless
-        lines += found.undetected
-    for name, attempt in _others(shop, max(1, round(OTHERS * scale)), seed).items():
+        if time.monotonic() < until and (slow or keep.made[-1] != works.WORKS["train"].words or name == "model"):
+            found = flips.flip_often(shop, keep, 3, seed)
+            tally.add(f"flip {name}", found.tried, found.undetected)
+            tally.detected, tally.harmless = tally.detected + found.detected, tally.harmless + found.harmless
+    attempts = _others(shop, seed)
+    name = list(attempts)[number % len(attempts)]
+    if time.monotonic() < until:
         try:
-            survived = attempt()
+            survived = attempts[name]()
         except (RuntimeError, TimeoutError) as error:
-            # What could not be tried at all counts as lost, and the others are tried.
-            survived = kills.Survived(1, 1, [f"{name}: {error}"])
-        tried[name] = [survived.tried, len(survived.lost)]
-        print(f"    {name}: {survived.tried} tried, {len(survived.lost)} lost", flush=True)
-        lines += survived.lost
-    return _result(before, tried, detected, harmless, lines)
+            survived = kills.Survived(1, 1, [f"{name}: {error}"])  # what could not be tried counts as lost
+        tally.add(name, survived.tried, survived.lost)
 
 
-def _others(shop: works.Workshop, times: int, seed: int) -> dict[str, Callable[[], kills.Survived]]:
-    attempts: dict[str, Callable[[], kills.Survived]] = {
-        "slow reader": lambda: others.read_slowly(shop, 2 * times, seed),
-        "kill a rank of two": lambda: others.kill_a_rank(shop, max(1, times // 2), seed),
-        "kill a worker of encode": lambda: others.kill_a_worker(shop, max(1, times // 2), seed),
+def _others(shop: works.Workshop, seed: int) -> dict[str, Callable[[], kills.Survived]]:
+    attempts: dict[str, Callable[[], kills.Survived]] = {"slow reader": partial(others.read_slowly, shop, 2, seed)}
+    for name in ("encode", "evaluate", "mine", "index"):
+        attempts[f"full disk, {name}"] = partial(others.fill_disk, shop, works.WORKS[name], 1, seed)
+        attempts[f"two writers, {name}"] = partial(others.two_writers, shop, works.WORKS[name], 1, seed)
+    return attempts | {
+        "kill a rank of two": partial(others.kill_a_rank, shop, 1, seed),
+        "kill a worker of encode": partial(others.kill_a_worker, shop, 1, seed),
+        "full disk, train": partial(others.fill_disk, shop, works.WORKS["train"], 1, seed),
+        "two writers, train": partial(others.two_writers, shop, works.WORKS["train"], 1, seed),
     }
-    for name, work in works.WORKS.items():
-        attempts[f"full disk, {name}"] = lambda work=work: others.fill_disk(shop, work, times, seed)  # type: ignore[misc]
-        attempts[f"two writers, {name}"] = lambda work=work: others.two_writers(shop, work, times, seed)  # type: ignore[misc]
-    return attempts
 
 
 def _before() -> dict[str, Any]:
@@ -79,16 +99,15 @@ def _before() -> dict[str, Any]:
     return json.loads(path.read_bytes())["details"]["totals"] if path.is_file() else none
 
 
-def _result(
-    before: dict[str, Any], tried: dict[str, list[int]], detected: int, harmless: int, lines: list[str]
-) -> Result:
+def _result(before: dict[str, Any], tally: _Tally) -> Result:
+    tried = tally.tried
     names = dict.fromkeys([*before["tried"], *tried])
     sums = {
         name: [sum(each.get(name, [0, 0])[at] for each in (before["tried"], tried)) for at in (0, 1)] for name in names
     }
     totals = {
-        "runs": before["runs"] + 1, "tried": sums, "detected": before["detected"] + detected,
-        "harmless": before["harmless"] + harmless,
+        "runs": before["runs"] + 1, "tried": sums, "detected": before["detected"] + tally.detected,
+        "harmless": before["harmless"] + tally.harmless,
     }  # fmt: skip
     counts = {kind: [sum(sums[name][at] for name in sums if name.startswith(kind)) for at in (0, 1)]
               for kind in ("kill ", "flip ", "full disk", "two writers", "slow reader")}  # fmt: skip
@@ -101,4 +120,4 @@ def _result(
     } | {f"{name}: tried, survived, lost": f"{n}, {n - lost}, {lost}" for name, (n, lost) in sums.items()}  # fmt: skip
     enough = counts["kill "][0] >= WANTED and counts["flip "][0] >= WANTED
     note = "totals of all runs; a run that lost something is told in details" + ("" if enough else "; run it again")
-    return Result(figures, enough and not figures["lost in all"], note, {"totals": totals, "lost": lines})
+    return Result(figures, enough and not figures["lost in all"], note, {"totals": totals, "lost": tally.lines})

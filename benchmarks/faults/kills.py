@@ -37,9 +37,8 @@ def kill_often(shop: works.Workshop, work: works.Work, kills: int, seed: int) ->
         kills: how many; the last trial may add a few.
         seed: of the moments.
     """
-    directory = shop.begin(work)
-    undisturbed = works.finish(work.words, directory)
-    expected, rng, found = works.left(directory), random.Random(f"{seed} {work.name}"), Survived()
+    undisturbed, expected = shop.undisturbed(work)
+    rng, found = random.Random(f"{seed} {work.name}"), Survived()
     pace = undisturbed.seconds / undisturbed.changes
     while found.tried < kills:
         directory, moments = shop.begin(work), []

@@ -93,9 +93,8 @@ def _succeed(status: int) -> None:
 
 def two_writers(shop: Workshop, work: Work, times: int, seed: int) -> Survived:
     """Start a work twice at once in one place: one at least does it, whoever does not says why, and it is done once."""
-    directory = shop.begin(work)
-    seconds = works.finish(work.words, directory).seconds
-    expected, rng, found = works.left(directory), random.Random(f"{seed} {work.name}"), Survived()
+    undisturbed, expected = shop.undisturbed(work)
+    seconds, rng, found = undisturbed.seconds, random.Random(f"{seed} {work.name}"), Survived()
     for _ in range(times):
         directory = shop.begin(work)
         with forks.started(forks._command, work.words, directory=directory) as first:
@@ -168,10 +167,9 @@ def _as_rank(rank: int, port: int) -> None:
 def kill_a_worker(shop: Workshop, times: int, seed: int) -> Survived:
     """Encode with a worker process for each of two devices and kill one: encoding ends or goes on; nothing is lost."""
     work = WORKS["encode"]
-    directory = shop.begin(work)
-    works.finish(work.words, directory)
+    _, expected = shop.undisturbed(work)
     words = tuple("cpu,cpu" if word == "cpu" else word for word in work.words)
-    expected, rng, found = works.left(directory), random.Random(f"{seed} worker"), Survived()
+    rng, found = random.Random(f"{seed} worker"), Survived()
     for _ in range(times):
         directory = shop.begin(work)
         with forks.started(forks._command, words, directory=directory) as process:

@@ -81,6 +81,7 @@ class Workshop:
             raise RuntimeError(made.output)
         (self.place / "recipe.yaml").write_text(json.dumps(_recipe()))
         self._inputs: dict[tuple[tuple[str, ...], ...], Path] = {}
+        self._undisturbed: dict[str, tuple[forks.Ended, dict[str, str]]] = {}
 
     @property
     def here(self) -> Path:
@@ -97,6 +98,13 @@ class Workshop:
             shutil.copytree(self.here, self._inputs[work.before])
         self._empty(self._inputs[work.before])
         return self.here
+
+    def undisturbed(self, work: Work) -> tuple[forks.Ended, dict[str, str]]:
+        """How a work ends that nothing disturbs, and what it leaves; done once."""
+        if work.name not in self._undisturbed:
+            directory = self.begin(work)
+            self._undisturbed[work.name] = finish(work.words, directory), left(directory)
+        return self._undisturbed[work.name]
 
     def _empty(self, inputs: Path) -> None:
         shutil.rmtree(self.here, ignore_errors=True)
