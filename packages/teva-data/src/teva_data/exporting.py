@@ -12,7 +12,7 @@ from typing import Any
 
 from . import limits
 from .artifact import Artifact, write_checksums, write_layout, write_record
-from .files import atomic_directory
+from .files import atomic_directory, write_json
 from .rendering import Renderer
 
 
