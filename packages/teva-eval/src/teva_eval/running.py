@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from teva_data.errors import DataError, TevaError
-from teva_data.files import checksum, fingerprint, write_sealed
+from teva_data.files import checksum, fingerprint, lock_directory, remove_leftovers, write_sealed
 from teva_data.logfile import log_to
 from teva_data.runs import Qrels, Run, write_run
 
@@ -125,7 +125,8 @@ def _run_task(
 ) -> dict[str, Any]:
     place = output / system.name / task.name
     place.mkdir(parents=True, exist_ok=True)
-    with log_to(place / "run.log", "teva_eval", "teva_infer", "teva_data"):
+    with log_to(place / "run.log", "teva_eval", "teva_infer", "teva_data"), lock_directory(place, "evaluating"):
+        remove_leftovers(place, "*")
         ready = prepare(task, output / "data", data, offline=offline)
         request = {
             "task": task.to_json(), "system": _described(system, task), "depth": settings.depth,
