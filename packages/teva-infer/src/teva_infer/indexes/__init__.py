@@ -21,7 +21,16 @@ Numbers = Mapping[str, int]
 
 
 class Structure(Protocol):
-    """What is built over the vectors of one part of a corpus."""
+    """What is built over the vectors of one part of a corpus.
+
+    Two methods more are used where it has them:
+
+    - ``join(other, first_row) -> bool`` takes in all rows of another structure of the kind, numbered from ``first_row``
+      on, and leaves the other empty; False, with both as they were, where they stay apart. Without it they do: the
+      parts are searched one by one.
+    - ``on(device) -> Structure`` is the same on a device ("cpu", "cuda", "cuda:1"), and raises TevaError where there is
+      no such device. Without it the CPU is the only one.
+    """
 
     def train(self, sample: np.ndarray) -> None:
         """Learn from a sample, float32 [n, dim], what has to be known before vectors are added."""
@@ -46,22 +55,6 @@ class Structure(Protocol):
 
     def save(self, file: Path) -> None:
         """Write it to a file."""
-        ...
-
-    def join(self, other: Any, first_row: int) -> bool:
-        """Take in all rows of another structure of the kind, numbered from ``first_row`` on; the other is empty then.
-
-        Returns:
-            False, with both as they were, where structures of the kind stay apart and are searched one by one.
-        """
-        ...
-
-    def on(self, device: str) -> Structure:
-        """The same on a device: "cpu", "cuda", "cuda:1".
-
-        Raises:
-            TevaError: there is no such device, or the kind does not go there.
-        """
         ...
 
 
@@ -120,6 +113,20 @@ def find_kind(name: str) -> Kind:
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"an index of the kind {name!r}", "teva-infer[faiss]") from error
     return cast("Kind", found)
+
+
+def moved(structure: Structure, device: str) -> Structure:
+    """A structure on a device.
+
+    Raises:
+        TevaError: there is no such device, or the structure does not go there.
+    """
+    move = getattr(structure, "on", None)
+    if move is not None:
+        return cast("Structure", move(device))
+    if device != "cpu":
+        raise TevaError(f"device {device!r}: {type(structure).__name__} is searched on the CPU alone")
+    return structure
 
 
 def checked(given: Numbers, known: Mapping[str, object], what: str) -> None:

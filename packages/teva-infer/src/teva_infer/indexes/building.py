@@ -25,7 +25,7 @@ from teva_data.errors import TevaError
 from teva_data.files import checksum, fingerprint, lock_directory, read_sealed, remove_leftovers, write_sealed
 from teva_data.progress import Progress
 
-from . import Kind, Numbers, Structure, find_kind
+from . import Kind, Numbers, Structure, find_kind, moved
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class _Build:
         done = total - sum(parts[number][1] - parts[number][0] for number in missing)
         with Progress(total, "index", "documents", done=done) as progress:
             for number in missing:
-                structure = self.kind.load(self.output / TRAINED, self.job["settings"]).on(self.device)
+                structure = moved(self.kind.load(self.output / TRAINED, self.job["settings"]), self.device)
                 longest = 0.0
                 for vectors in rows_between(self.corpus, *parts[number]):
                     structure.add(vectors)
@@ -145,7 +145,7 @@ class _Build:
         if TRAINED in self.files:
             return
         structure = self.kind.empty(self.job["settings"], dim=self.corpus.dim, seed=self.job["seed"])
-        structure = structure.on(self.device)
+        structure = moved(structure, self.device)
         wanted = min(self.kind.sample(self.job["settings"]), len(self.corpus))
         if wanted:
             logger.info("index: learning from %s vectors", f"{wanted:,}")

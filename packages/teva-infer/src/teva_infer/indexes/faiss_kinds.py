@@ -208,20 +208,6 @@ class BinaryStructure:
         """See :class:`teva_infer.indexes.Structure`."""
         faiss.write_index_binary(self.index, str(file))
 
-    def join(self, other: BinaryStructure, first_row: int) -> bool:
-        """See :class:`teva_infer.indexes.Structure`: FAISS does not merge them, and they share nothing."""
-        return False
-
-    def on(self, device: str) -> BinaryStructure:
-        """See :class:`teva_infer.indexes.Structure`.
-
-        Raises:
-            TevaError: another device than the CPU.
-        """
-        if device != "cpu":
-            raise TevaError(f"device {device!r}: an index of the kind 'binary' is searched on the CPU alone")
-        return self
-
 
 _PROBES = {"nprobe": (16, 1, 2, 4, 8, 32, 64, 128, 256)}
 FLAT = FaissKind("Flat")

@@ -13,7 +13,7 @@ from teva_data.errors import DataError, TevaError
 from teva_data.files import checksum, read_sealed
 from teva_infer.topk import TopK
 
-from . import Numbers, Structure, checked, find_kind
+from . import Numbers, Structure, checked, find_kind, moved
 from .building import MANIFEST, SCHEMA, contents, part_name
 from .rescoring import rescore
 
@@ -58,7 +58,7 @@ class Index:
         size, total = self.job["part_rows"], self.job["rows"]
         for number, start in enumerate(range(0, total, size)):
             self._take(start, min(size, total - start), self._load(part_name(number), manifest["files"]))
-        self._parts = [(start, rows, structure.on(device)) for start, rows, structure in self._parts]
+        self._parts = [(start, rows, moved(structure, device)) for start, rows, structure in self._parts]
 
     def resolve(self, knobs: Numbers) -> dict[str, int]:
         """All knobs, those that are not given at their defaults.
@@ -123,7 +123,8 @@ class Index:
         """Put the next part to the one before, so that what all parts share is looked through once for each query."""
         if self._parts:
             first, before, whole = self._parts[-1]
-            if whole.join(structure, start - first):
+            join = getattr(whole, "join", None)
+            if join is not None and join(structure, start - first):
                 self._parts[-1] = (first, before + rows, whole)
                 return
         self._parts.append((start, rows, structure))
