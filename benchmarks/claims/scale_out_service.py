@@ -73,12 +73,12 @@ def service_under_load(context: Context) -> Result:
 )  # fmt: skip
 def service_fuzzed(context: Context) -> Result:
     """Its examples, the corners of the schema and random requests, and sequences of requests."""
-    data = _pages(context, 60)
+    data = _pages(context, 20)
     command("teva-infer", "encode", minilm(), data, "--output", context.work / "emb", "--device", "cpu")
     with _serving(data, ("--system", f"minilm={minilm()},{context.work / 'emb'}")) as url:
         words = [
             Path(sys.executable).with_name("schemathesis"), "run", f"{url}/openapi.json", "--seed", str(context.seed),
-            "--max-examples", "30" if context.quick else "200", "--continue-on-failure", "--report", "json",
+            "--max-examples", "30" if context.quick else "100", "--continue-on-failure", "--report", "json",
             "--report-json-path", context.work / "report.json", "--suppress-health-check", "all",
         ]  # fmt: skip
         done = subprocess.run(
@@ -236,12 +236,14 @@ def _serving(data: Path, words: Sequence[str]) -> Iterator[str]:
     process = subprocess.Popen([str(word) for word in line], env={**os.environ})
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(1200):
+        for _ in range(6000):
             if process.poll() is not None:
                 raise RuntimeError(f"serve ended with {process.returncode}")
             with contextlib.suppress(OSError), contextlib.closing(_get(f"{url}/health")):
                 break
             time.sleep(0.1)
+        else:
+            raise RuntimeError("serve does not answer after ten minutes")
         yield url
     finally:
         process.terminate()

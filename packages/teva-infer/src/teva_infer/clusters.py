@@ -57,27 +57,42 @@ class _ShardEncoder:
         skip: bool, files: ShardFiles | None,
     ) -> None:  # fmt: skip
         role = "document" if split is None else "query"
-        self.encoder = Encoder.load(model, role=role, **options)
-        data = Dataset.open(dataset, lenient=skip)
-        self.source = Source(data.corpus if split is None else data.queries(split), self.encoder)
         self.batch, self.skip, self.files = batch, skip, files
+        self.wrong: TevaError | None = None
+        try:
+            self.encoder = Encoder.load(model, role=role, **options)
+            data = Dataset.open(dataset, lenient=skip)
+            self.source = Source(data.corpus if split is None else data.queries(split), self.encoder)
+        except TevaError as error:
+            self.wrong = error  # told with the first shard: Ray would start the worker again and again
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Encode the shards of a batch of rows; JSON and bytes, since shards differ in length."""
+        """Encode the shards of a batch of rows; JSON and bytes, since shards differ in length.
+
+        What is wrong with the data or the settings is told as a row: as an exception, it would reach the other end as
+        the text of Ray's traceback.
+        """
         found: dict[str, list[Any]] = {"shard": [], "made": [], "vectors": []}
         for shard, start, stop in zip(rows["shard"], rows["start"], rows["stop"], strict=True):
-            bad = dict[int, MediaError]() if self.skip else None
-            ids, texts, token_ids = self.source.rows(int(start), int(stop), bad)
-            vectors = self.encoder.encode_rows(token_ids, texts, **self.batch, bad=bad)
-            ids, vectors, left_out = without_bad(ids, vectors, bad or {})
-            made: dict[str, Any] = {"ids": ids, "left_out": left_out}
-            if self.files is not None:
-                made = {"entry": self.files.write(int(shard), ids, vectors, left_out), "left_out": left_out}
-                vectors = vectors[:0]
+            try:
+                made, vectors = self._make(int(shard), int(start), int(stop))
+            except TevaError as error:
+                made, vectors = {"error": str(error)}, np.empty(0)
             found["shard"].append(int(shard))
             found["made"].append(json.dumps(made))
             found["vectors"].append(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
         return found
+
+    def _make(self, shard: int, start: int, stop: int) -> tuple[dict[str, Any], np.ndarray]:
+        if self.wrong is not None:
+            raise self.wrong
+        bad = dict[int, MediaError]() if self.skip else None
+        ids, texts, token_ids = self.source.rows(start, stop, bad)
+        vectors = self.encoder.encode_rows(token_ids, texts, **self.batch, bad=bad)
+        ids, vectors, left_out = without_bad(ids, vectors, bad or {})
+        if self.files is None:
+            return {"ids": ids, "left_out": left_out}, vectors
+        return {"entry": self.files.write(shard, ids, vectors, left_out), "left_out": left_out}, vectors[:0]
 
 
 def encode_on_ray(
@@ -210,9 +225,11 @@ def _shards_from_workers(
         _ShardEncoder, fn_constructor_kwargs=dict(arguments), batch_size=1, concurrency=min(workers, len(rows)),
         num_gpus=gpus or None, num_cpus=cpus,
     )  # fmt: skip
-    with _own_errors():
-        for row in made.iter_rows():
-            yield int(row["shard"]), json.loads(row["made"]), np.frombuffer(row["vectors"], dtype=np.float32)
+    for row in made.iter_rows():
+        one = json.loads(row["made"])
+        if "error" in one:
+            raise TevaError(one["error"])
+        yield int(row["shard"]), one, np.frombuffer(row["vectors"], dtype=np.float32)
 
 
 def search_on_ray(

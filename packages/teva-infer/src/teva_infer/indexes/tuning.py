@@ -22,6 +22,7 @@ from .opened import OVERSAMPLE, Index
 logger = logging.getLogger(__name__)
 
 LEAST_SECONDS = 1.0  # a point is measured again until it has taken so long
+clock = time.perf_counter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +107,9 @@ def tune(
     index = Index(directory, corpus)
     vectors = _first(queries, most_queries)
     depth = min(depth, len(corpus))
-    start = time.perf_counter()
+    start = clock()
     _, wanted, _ = search_block(vectors, corpus, depth)
-    exact = len(vectors) / (time.perf_counter() - start)
+    exact = len(vectors) / (clock() - start)
     own = index.kind.oversample
     tried = dict(index.kind.knobs) | {
         OVERSAMPLE: oversample or sorted({own, max(1, own // 2), 2 * own if own > 1 else 1})
@@ -140,9 +141,9 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 def _measure(index: Index, vectors: np.ndarray, wanted: np.ndarray, knobs: dict[str, int]) -> Point:
     seconds: list[float] = []
     while sum(seconds) < LEAST_SECONDS and len(seconds) < 5:
-        start = time.perf_counter()
+        start = clock()
         _, rows, filled = index.search(vectors, wanted.shape[1], knobs)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return Point(knobs, recall(np.where(filled, rows, -1), wanted), len(vectors) / float(np.median(seconds)))
 
 

@@ -1,0 +1,51 @@
+"""What a worker of a cluster makes of its rows, without a cluster; with a real one: tests/slow/test_ray.py."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tests.conftest import write_jsonl
+
+from teva_data.embeddings import EmbeddingWriter
+from teva_data.errors import TevaError
+from teva_infer import encode
+from teva_infer.clusters import _ShardEncoder
+
+OPTIONS = {"engine": "torch", "device": "cpu"}
+
+
+def rows(shard: int, start: int, stop: int) -> dict[str, np.ndarray]:
+    return {"shard": np.array([shard]), "start": np.array([start]), "stop": np.array([stop])}
+
+
+def test_it_gives_or_writes_what_encode_writes(tiny_model, tiny_data, tmp_path):
+    alone = encode(str(tiny_model), tiny_data, tmp_path / "alone", shard_size=25, device="cpu")
+    worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, None)
+    found = worker(rows(1, 25, 50))
+    ids, vectors = alone.shard(1)
+    made = json.loads(found["made"][0])
+    assert (found["shard"], made["ids"], made["left_out"]) == ([1], ids, {})
+    np.testing.assert_array_equal(np.frombuffer(found["vectors"][0], np.float32).reshape(-1, 32), vectors)
+    with EmbeddingWriter(tmp_path / "out", job=alone.manifest["job"], shards=[25, 25, 10], dim=32) as writer:
+        worker.files = writer.files
+        found = worker(rows(1, 25, 50))
+        assert found["vectors"] == [b""]
+        entry = json.loads(found["made"][0])["entry"]
+        writer.enter(1, entry)
+        assert writer.missing() == [0, 2]
+        with pytest.raises(TevaError, match="Do both see one directory"):
+            writer.enter(2, entry)
+    name = "shard-00001-of-00003.arrow"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_what_is_wrong_is_told_as_a_row(tiny_model, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"not looked at")
+    write_jsonl(tmp_path / "corpus.jsonl", [{"docid": "d1", "text": "water"}, {"docid": "d2", "image": "a.png"}])
+    # A row when it is read; a model that is none when the worker begins.
+    for model, told in ((tiny_model, f"{tmp_path}/corpus.jsonl:2: a document without text"), (tmp_path, str(tmp_path))):
+        worker = _ShardEncoder(str(model), str(tmp_path), None, OPTIONS, {}, False, None)
+        made = json.loads(worker(rows(0, 0, 2))["made"][0])
+        assert made["error"].startswith(told)
