@@ -26,7 +26,7 @@ def media_words(context: Context) -> Result:
     """A CLAP of 0.6 million weights learns from 451 spoken words how English is spelt, well enough to find others."""
     work, log = context.work, list[str]()
     command("teva-data", "convert", context.data / "spokenwords-en", work / "converted", log=log)
-    counts = picture_sets.divide(work / "converted", work / "data", variants=2 if context.quick else 11, kind="audio")
+    counts = picture_sets.divide(work / "converted", work / "data", variants=2 if context.quick else 5, kind="audio")
     letters = ["abcdefghijklmnopqrstuvwxyz'- "]
     model = small_towers.make_hearing(work / "model", letters)
     recipe = _recipe(model, [work / "data/train"], work / "run", 10 if context.quick else 300)
