@@ -40,11 +40,12 @@ TRAINED: dict[str, dict[str, Any]] = {
     "lora with the tower": {"lora": {"rank": 2, "alpha": 4, "vision": True}},
     "frozen towers": {"freeze_vision": True, "freeze_audio": True},
     "lora with both towers": {"lora": {"rank": 2, "alpha": 4, "vision": True, "audio": True}},
-    "frozen text": {"freeze_text": True},
+    "frozen text": {"freeze_text": True}, "lora that hears": {"lora": {"rank": 2, "alpha": 4, "audio": True}},
 }  # fmt: skip
 MAX_LENGTH = 160
 OMNI = "Qwen2_5Omni"
 TOWERS = ("CLIP", "Siglip")
+THREE = "three towers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def cases(*, quick: bool = False) -> list[Case]:
     """All of the matrix, and of the other architectures what is trained whole; or the three that differ most."""
     if quick:
         return [Case("full", "cached unequal"), Case("lora", "plain in chunks"), Case("frozen tower", "cached unequal")]
-    seeing = [name for name in TRAINED if "towers" not in name and "text" not in name]
+    seeing = ("full", "frozen tower", "lora", "lora with the tower")
     return [
         *(Case(*parts) for parts in itertools.product(seeing, PASSES)),
         *(Case("full", "cached unequal", model) for model in ("Qwen2VL", "Qwen3VL")),
@@ -75,7 +76,7 @@ def omni_cases(*, quick: bool = False) -> list[Case]:
     """Those of Qwen2.5-Omni, of texts, pictures, clips with and without sound, and recordings."""
     if quick:
         return [Case("full", "cached unequal", OMNI), Case("lora", "plain in chunks", OMNI)]
-    kinds = [name for name in TRAINED if name != "frozen text"]
+    kinds = [name for name in TRAINED if name not in ("frozen text", "lora that hears")]
     return [Case(*parts, OMNI) for parts in itertools.product(kinds, PASSES)]
 
 
@@ -87,16 +88,30 @@ def tower_cases(*, quick: bool = False) -> list[Case]:
     return [Case(*parts) for parts in itertools.product(kinds, PASSES, TOWERS)]
 
 
-CASES = {"": cases, "omni": omni_cases, "towers": tower_cases}
+def three_cases(*, quick: bool = False) -> list[Case]:
+    """Those of a model with three towers, of which a process may show one alone."""
+    kinds = ("full", "frozen towers", "lora that hears") if not quick else ("full", "lora that hears")
+    return [Case(kind, "cached unequal", THREE) for kind in kinds]
+
+
+CASES = {"": cases, "omni": omni_cases, "towers": tower_cases, "three": three_cases}
 
 
 def make(directory: Path) -> Path:
-    """Data of texts, pictures and both, and the models, where they are not there yet."""
+    """Data of texts, pictures and both, and the models, where they are not there yet; media where there is ffmpeg."""
+    import shutil
+
     from tests.torch import omni_models, tower_models, vision_models
 
+    from . import small_towers
+
     if not directory.exists():
-        omni_models.make_data(directory / "media")
-        omni_models.make(directory / OMNI)
+        if shutil.which("ffmpeg"):
+            omni_models.make_data(directory / "media")
+            omni_models.make(directory / OMNI)
+            small_towers.add_hearing(
+                tower_models.make(directory / THREE, "VisionTextDualEncoder"), seconds=1, width=16, mels=16
+            )
         vision_models.make_data(directory / "data")
         for name in vision_models.ARCHITECTURES:
             vision_models.make(directory / name, name)
@@ -140,13 +155,13 @@ def token_batch(case: Case, work: Path, processes: Processes | None = None) -> T
 def _recipe(case: Case, work: Path) -> Any:
     from teva_torch.recipe import read_recipe
 
-    apart = case.model in TOWERS
+    apart = case.model in (*TOWERS, THREE)
     limit = 24 if apart else MAX_LENGTH
     pooled = {"pooling": "towers", "merging": "mean"} if apart else {"pooling": "last"}
     return read_recipe({
         "model": {"name": str(work / case.model), **pooled, "normalize": True,
                   "query_max_length": limit, "document_max_length": limit},
-        "data": {"path": str(work / ("media" if case.model == OMNI else "data")), "negatives": 2},
+        "data": {"path": str(work / ("media" if case.model in (OMNI, THREE) else "data")), "negatives": 2},
         "train": {"output": "-", "steps": 1, "batch_size": 9, "max_grad_norm": 1e9},
         "torch": {"device": "cpu", **TRAINED[case.trained]},
     })  # fmt: skip

@@ -3,6 +3,7 @@ batches after running out of memory."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -15,7 +16,8 @@ from tests.torch import vision_models
 from teva_data.artifact import Artifact, write_layout
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, EngineMemoryError, TevaError
-from teva_data.pictures import PictureReader, Placed, Tokens
+from teva_data.leaving_out import read_inputs
+from teva_data.pictures import PictureReader, PieceTokens, Placed, Tokens
 from teva_data.rendering import Renderer
 from teva_infer import Encoder, encode, evaluating, search
 from teva_infer.encoding import Source
@@ -221,6 +223,63 @@ def test_left_out_before_an_engine_that_decodes_by_itself(model, damaged, reads)
     assert len(placed) == 4  # of the eight rows with pictures
     for one in placed:
         one.images()
+
+
+def _merging(model, tmp_path, engine, dim=None):
+    """An encoder whose records of several pieces are the mean of these, over texts by an engine of its own."""
+    artifact = dataclasses.replace(Artifact.load(model), normalize=True)
+    return Encoder(artifact, Renderer.from_artifact(artifact, merge="mean"), engine, "made", dim=dim)
+
+
+class OfTexts:
+    """An engine that reads texts: a vector of their letters."""
+
+    inputs, pictures = "texts", "placed"
+
+    def encode(self, rows, /):
+        texts = [row.content if isinstance(row, Placed) else row for row in rows]
+        found = np.stack([np.random.default_rng(list(text.encode())).normal(size=32) for text in texts])
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_record_left_out_shifts_no_other_for_an_engine_of_texts(model, damaged, tmp_path):
+    encoder = _merging(model, tmp_path, OfTexts())
+    rows = list(Dataset.open(damaged, lenient=True).corpus)
+    found = encode(encoder, damaged, tmp_path / "out", shard_size=30, bad_media="skip")
+    good = [one for one in rows if one.docid in set(found.ids())]
+    assert len(rows) - len(good) >= 4
+    np.testing.assert_allclose(found.matrix(), encoder.encode_documents(good), atol=1e-6)
+
+
+def test_pieces_are_merged_whole_and_cut_then(model, data, tmp_path):
+    """As the Matryoshka loss cuts what was merged."""
+    documents = [one for one in Dataset.open(data).corpus if len(one.pieces) > 1]
+    whole = _merging(model, tmp_path, OfTexts()).encode_documents(documents)[:, :8]
+    found = _merging(model, tmp_path, OfTexts(), dim=8).encode_documents(documents)
+    np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_a_text_that_says_what_stands_for_a_picture(model, data):
+    """Beside a picture in one batch it would be taken for a part of one."""
+    encoder = _encoder(model)
+    text = "in a <|image_pad|> river <|vision_start|> of <|vision_end|>"
+    picture = next(one for one in Dataset.open(data).corpus if one.media)
+    together = encoder.encode_documents([text, picture])
+    alone = np.concatenate([_encoder(model).encode_documents([each]) for each in (text, picture)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    ids = encoder.renderer.tokenize([encoder.renderer.document(text), encoder.renderer.query(text)])
+    marks = encoder.renderer.tokenizer.convert_tokens_to_ids(list(encoder.renderer.pictures.fixed))
+    assert not set(marks) & {one for row in ids for one in row}
+
+
+def test_trying_what_can_be_read_keeps_nothing(model, data):
+    """Of records of several pieces too."""
+    for merge in ("sequence", "mean"):
+        renderer = Renderer.from_artifact(Artifact.load(model), merge=merge)
+        one = next(one for one in Dataset.open(data).corpus if len(one.pieces) > 1)
+        (ids,) = read_inputs(renderer, [renderer.document("", "", None, one.pieces)], bad={}, keep=False)
+        parts = ids.parts if isinstance(ids, PieceTokens) else [ids]
+        assert not any(part._kept for part in parts if isinstance(part, Tokens))
 
 
 def test_an_engine_without_pictures_is_told(model, data):

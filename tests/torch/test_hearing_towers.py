@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from benchmarks import small_towers
+from benchmarks import gradients, small_towers, vision_gradients
 from PIL import Image
 from tests.conftest import WORDS
 from tests.torch import omni_models, tower_models
@@ -121,6 +121,37 @@ def test_gradient_caching_gives_the_gradient_without_it(root, name):
         means = [one for key, one in model.named_buffers() if key.endswith("running_mean")]
         assert [float(one.mean()) for one in means] == [-50.0]  # no pass changes it
     assert (found[0] - found[1]).norm() <= 1e-5 * found[0].norm()
+
+
+@pytest.mark.parametrize("lora", [{"audio": True}, {"vision": True}, {}])
+def test_an_adapter_of_one_tower_is_trained_under_gradient_caching(root, lora):
+    """A pass through towers without one has no way back."""
+    recipe = _recipe(root, "three", lora={"rank": 2, **lora})
+    artifact, renderer = Artifact.load(root / "three"), Renderer.from_artifact(Artifact.load(root / "three"))
+    item = Feed(BatchPlan.from_recipe(recipe), renderer, recipe).batch(0)
+    found = []
+    for passes in (Passes(10**6), Passes(4, cached=True, check="all")):
+        torch.manual_seed(0)
+        model = Retriever.for_training(artifact, recipe, torch.device("cpu")).train()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        BatchGradient(model, InfoNCE(temperature=0.05), passes).add(item)
+        found.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+    assert any(value.any() for value in found[0].values())
+    for name, value in found[0].items():
+        assert (found[1][name] - value).norm() <= 1e-4 * value.norm() + 1e-7, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_gradients_of_three_towers_in_parts(strategy, tmp_path):
+    work = vision_gradients.make(tmp_path / "work")
+    found = vision_gradients.by_processes(2, work, tmp_path / "out.safetensors", strategy, kind="three")
+    for case in vision_gradients.three_cases():
+        expected, loss = vision_gradients.plainly(case.model, case.trained, work)
+        assert gradients.relative_difference(found[case.name][0], expected)[0] < 1e-5, case.name
+        assert found[case.name][1] == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["clap", "three"])

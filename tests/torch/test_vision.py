@@ -16,7 +16,7 @@ from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
 from teva_data.feed import Feed
 from teva_data.metrics import read_metrics
-from teva_data.pictures import Tokens, key_of, load, media_of
+from teva_data.pictures import Rendered, Tokens, key_of, load, media_of
 from teva_data.pieces import Media
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
@@ -147,8 +147,9 @@ def test_text_is_cut_and_pictures_are_not(models, data):
         assert key_of(cut)[limit:] == key_of(whole[at])[length:]
     with pytest.raises(DataError, match=r"more tokens than an input may have.*max_pixels"):
         renderer.tokenize([text], len(picture))
+    # What a record says is broken up before; a text that was made elsewhere is refused.
     with pytest.raises(DataError, match="which stands for a picture"):
-        renderer.tokenize([renderer.document("", "<|image_pad|>", None, documents[at].pieces)])
+        renderer.tokenize([Rendered(f"<|image_pad|>{text}", text.media)])
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora", "lora with the tower"])

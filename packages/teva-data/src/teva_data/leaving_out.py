@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from . import pictures
 from .errors import MediaError
+from .pictures import PieceTokens
 from .pieces import Media
 from .plan import Batch
 from .rendering import Renderer
@@ -56,7 +57,7 @@ def read_inputs(
     if keep:
         pictures.load(ids, workers, failed)
     for start in range(0, 0 if keep else len(ids), _TRIED):
-        pictures.load([copy.copy(each) for each in ids[start : start + _TRIED]], workers, failed)
+        pictures.load([_bare(each) for each in ids[start : start + _TRIED]], workers, failed)
     for at, each in enumerate(ids):
         for media in pictures.media_of(each):
             if media in failed:
@@ -82,6 +83,11 @@ def tokenized(
             bad[at] = error
             found.append(_stand_in(renderer))
     return found
+
+
+def _bare(ids: Sequence[int]) -> Sequence[int]:
+    """The same input; what is decoded for it is not kept by the given one."""
+    return PieceTokens(list(map(copy.copy, ids.parts))) if isinstance(ids, PieceTokens) else copy.copy(ids)
 
 
 def _stand_in(renderer: Renderer) -> list[int]:

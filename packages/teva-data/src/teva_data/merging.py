@@ -24,7 +24,8 @@ def rendered(prompt: str, title: str, pieces: Sequence[Piece], merging: Merging,
     """A record of several pieces whose pieces are inputs of their own.
 
     Prompt and title stand before every piece. Where pictures are inputs ``apart`` nothing can stand before them: there
-    the title goes before every text, and is a piece of its own where there is no text.
+    the title goes before every text, and is a piece of its own where there is no text (but not the first, where that
+    stands for all).
 
     Args:
         prompt: as it is to stand.
@@ -41,7 +42,7 @@ def rendered(prompt: str, title: str, pieces: Sequence[Piece], merging: Merging,
     """
     parts: list[str] = []
     pieces = [piece for piece in pieces if isinstance(piece, Media) or piece.strip()] or pieces[:1]
-    if apart and title and not any(isinstance(piece, str) for piece in pieces):
+    if apart and title and merging != "first" and not any(isinstance(piece, str) for piece in pieces):
         parts.append(prompt + title)
     for piece in pieces:
         before = "" if apart and isinstance(piece, Media) else prompt

@@ -116,7 +116,7 @@ class Renderer:
         media = [piece for piece in seen if isinstance(piece, Media)]
         apart = bool(media) and self.pictures is not None and self.pictures.apart
         if not media and (self.merge == "sequence" or len(seen) < 2):
-            return self._cased(prompt + join_title(title, text))
+            return self._unmarked(self._cased(prompt + join_title(title, text)))
         prompt, title = self._unplaced(prompt), self._unplaced(title)
         found = [piece if isinstance(piece, Media) else self._unplaced(piece) for piece in seen]
         if apart or self.merge != "sequence":
@@ -126,7 +126,18 @@ class Renderer:
 
     def _unplaced(self, text: str) -> str:
         """The text without marks: one that stands for no picture would take another's."""
-        return self._cased(text.replace(PLACE, " "))
+        return self._unmarked(self._cased(text.replace(PLACE, " ")))
+
+    def _unmarked(self, text: str) -> str:
+        """The text without what the model's tokenizer would take for a part of a picture, a clip or a sound.
+
+        A page about a model may well say ``<|image_pad|>``: broken up, it is the words that it is. Whatever stands
+        beside it would be shifted by it, or the pass would fail.
+        """
+        for mark in () if self.pictures is None or self.pictures.apart else self.pictures.fixed:
+            if mark in text:
+                text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
+        return text
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of rendered texts, special tokens included, cut to ``max_length`` (default: the renderer's).

@@ -229,17 +229,33 @@ class Encoder:
         """
         if batch_tokens < 1 or batch_rows < 1:
             raise TevaError(f"batch_tokens and batch_rows start at 1; found {batch_tokens} and {batch_rows}")
-        if any(isinstance(row, PieceTokens) for row in token_ids):
-            parts, owners = merging.spread(token_ids)
-            own = None if texts is None else merging.spread(texts)[0]
-            failed: dict[int, MediaError] | None = None if bad is None else {}
-            found = self.encode_rows(
-                parts, own, batch_tokens=batch_tokens, batch_rows=batch_rows, on_batch=on_batch, bad=failed
-            )
-            for at, error in sorted((failed or {}).items()):
-                assert bad is not None
-                bad.setdefault(int(owners[at]), error)
-            return merging.mean(found, owners, normalize=self.artifact.normalize)
+        batch: dict[str, Any] = {"batch_tokens": batch_tokens, "batch_rows": batch_rows, "on_batch": on_batch}
+        if not any(isinstance(row, PieceTokens) for row in token_ids):
+            return self._rows(token_ids, texts, **batch, bad=bad, cut=True)
+        parts, owners = merging.spread(token_ids)
+        own, theirs = (None, owners) if texts is None else merging.spread(texts)
+        if not np.array_equal(owners, theirs):
+            raise TevaError("the token ids and the texts of a record are not of as many pieces")
+        failed: dict[int, MediaError] | None = None if bad is None else {}
+        found = self._rows(parts, own, **batch, bad=failed, cut=False)
+        for at, error in sorted((failed or {}).items()):
+            assert bad is not None
+            bad.setdefault(int(owners[at]), error)
+        # Merged whole and cut then, as it was trained.
+        return self._cut(merging.mean(found, owners, normalize=self.artifact.normalize))
+
+    def _rows(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        texts: Sequence[str] | None,
+        *,
+        batch_tokens: int,
+        batch_rows: int,
+        on_batch: Callable[[int, int], None] | None,
+        bad: dict[int, MediaError] | None,
+        cut: bool,
+    ) -> np.ndarray:
+        """As :meth:`encode_rows`, of rows that are one input each; whole vectors where not ``cut``."""
         lengths = np.array([len(row) for row in token_ids], dtype=np.int64)
         if len(lengths) and not lengths.all():
             raise DataError(
@@ -250,14 +266,15 @@ class Encoder:
         inputs: Sequence[Any] | None = texts if getattr(self.engine, "inputs", "tokens") == "texts" else token_ids
         if inputs is None:
             raise TevaError(f"the engine {self.engine_name!r} reads texts, not token ids. Use encode_texts")
-        vectors = np.empty((len(lengths), self.dim), dtype=np.float32)
+        vectors = np.empty((len(lengths), self.dim if cut else self.artifact.dim), dtype=np.float32)
         rows = np.arange(len(lengths))
         while len(rows):
             batches = self._batches(lengths, rows, batch_tokens, batch_rows)
             done = 0
             try:
                 for found in self._forward(self._loaded(inputs, batches, bad)):
-                    vectors[batches[done]] = self._cut(self._checked(found, len(batches[done])))
+                    whole = self._checked(found, len(batches[done]))
+                    vectors[batches[done]] = self._cut(whole) if cut else whole
                     if on_batch is not None:
                         on_batch(len(batches[done]), int(lengths[batches[done]].sum()))
                     done += 1

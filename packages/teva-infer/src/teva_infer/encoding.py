@@ -26,7 +26,7 @@ from teva_data.progress import Progress
 from teva_data.shardfiles import VectorDtype
 from teva_data.store import CorpusStore, QueryStore
 
-from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
+from .encoder import BATCH_ROWS, BATCH_TOKENS, STAND_IN, Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +210,8 @@ class Source:
             ids = [query.query_id for query in queries]
             texts = [renderer.query(query.query_text, query.prompt, query.pieces) for query in queries]
         token_ids = tokenized(renderer, texts, None, bad)
+        for row in bad or ():
+            texts[row] = STAND_IN  # one input, as its token is: an engine may be given the one or the other
         for row, tokens in enumerate(token_ids):
             if not tokens:
                 file, line = self._store.address(start + row)

@@ -93,7 +93,8 @@ class Evaluation:
             if problem not in self._told:
                 logger.warning("measured as if it were empty: %s", problem)
                 self._told.add(problem)
-        encoding = Encoding(model, ids, dataclasses.replace(passes, cached=True), role)
+        # One pass alone: nothing is kept for another.
+        encoding = Encoding(model, ids, dataclasses.replace(passes, cached=True, keep_vision=False), role)
         with self.processes.together(exchanging=self.sharded):
             if self.sharded:
                 encoding.agree(self.processes)

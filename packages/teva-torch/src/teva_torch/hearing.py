@@ -20,18 +20,25 @@ def is_one(config: Any) -> bool:
     return bool(config.model_type == TYPE and getattr(config, "audio_config", None))
 
 
+def settings_of(config: Any) -> Any:
+    """The configuration of the tower that hears, which transformers keeps as a mapping where it does not know it."""
+    from transformers import ClapAudioConfig
+
+    own = config.audio_config
+    return ClapAudioConfig(**own) if isinstance(own, dict) else own
+
+
 @functools.cache
 def model_class() -> Any:
     """The class, of transformers' own parts."""
-    from transformers import ClapAudioConfig, ClapAudioModel, VisionTextDualEncoderModel
+    from transformers import ClapAudioModel, VisionTextDualEncoderModel
 
     class HearingDualEncoder(VisionTextDualEncoderModel):  # type: ignore[misc]
         """See the module."""
 
         def __init__(self, config: Any, vision_model: Any = None, text_model: Any = None) -> None:
             super().__init__(config, vision_model, text_model)
-            own = config.audio_config
-            heard = ClapAudioConfig(**own) if isinstance(own, dict) else own
+            heard = settings_of(config)
             self.audio_model = ClapAudioModel(heard)
             self.audio_projection = nn.Linear(heard.hidden_size, config.projection_dim, bias=False)
 

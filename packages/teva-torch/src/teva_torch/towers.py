@@ -15,11 +15,14 @@ from teva_data.pictures import Picture, Tokens
 from teva_data.sounds import Sound
 from torch import Tensor, nn
 
+from . import hearing
 from .model import Retriever
 
-# What transformers calls the parts of the two towers.
-_READS = ("text_model", "text_projection")
-_OTHER = ("vision_model", "visual_projection", "audio_model", "audio_projection")
+# What transformers calls the parts of each tower.
+_PARTS = {
+    "read": ("text_model", "text_projection"), "seen": ("vision_model", "visual_projection"),
+    "heard": ("audio_model", "audio_projection"),
+}  # fmt: skip
 
 
 class TowerRetriever(Retriever):
@@ -124,31 +127,44 @@ class TowerRetriever(Retriever):
 
     def learns(self, token_ids: Sequence[Sequence[int]]) -> bool:
         """Whether a tower that these inputs go through is trained in part."""
-        parts, _ = merging.spread(token_ids)
-        kinds = {_OTHER if isinstance(each, Tokens) else _READS for each in parts}
+        kinds = {self._kind(part) for part in merging.spread(token_ids)[0]}
         return any(
-            parameter.requires_grad and any(f".{part}." in f".{name}" for kind in kinds for part in kind)
+            parameter.requires_grad and any(f".{part}." in f".{name}" for kind in kinds for part in _PARTS[kind])
             for name, parameter in self.backbone.named_parameters()
         )
 
     def reads(self, token_ids: Sequence[Sequence[int]]) -> bool:
         """Whether a text is among these inputs, or among the pieces of one."""
-        return any(not isinstance(part, Tokens) for part in merging.spread(token_ids)[0])
+        return any(self._kind(part) == "read" for part in merging.spread(token_ids)[0])
 
     def blanks(self, token_ids: Sequence[Sequence[int]]) -> list[Tokens]:
-        """The empty picture, or silence, for a pass that has nothing for the tower that is not the texts'."""
-        parts, _ = merging.spread(token_ids)
-        if any(isinstance(part, Tokens) for part in parts):
-            return []
-        config = self.backbone.config
-        if hasattr(config, "audio_config"):
-            heard = config.audio_config
-            frames = heard.spec_size * (heard.spec_size // heard.num_mel_bins)  # the picture that the tower folds it to
-            silence: Any = Sound(np.zeros((1, frames, heard.num_mel_bins), np.float32), 1)
-            return [Tokens.of([0], [silence])]
-        seen = config.vision_config
-        black = np.zeros((getattr(seen, "num_channels", 3), seen.image_size, seen.image_size), np.float32)
-        return [Tokens.of([0], [Picture(black, (1, 1, 1))])]
+        """The empty picture, and silence, for a pass that has nothing for the towers that are not the texts'."""
+        lacking = {"seen", "heard"} - {self._kind(part) for part in merging.spread(token_ids)[0]}
+        made = {"seen": self._black, "heard": self._silence}
+        return [made[kind]() for kind in made if kind in lacking and self._has(kind)]
+
+    def _has(self, kind: str) -> bool:
+        return hasattr(self.backbone, _PARTS[kind][0])
+
+    def _kind(self, item: Sequence[int]) -> str:
+        """Which tower an input goes through; nothing is decoded for it."""
+        if not isinstance(item, Tokens):
+            return "read"
+        if not (self._has("seen") and self._has("heard")):
+            return "seen" if self._has("seen") else "heard"
+        heard = isinstance(item.pictures[0], Sound) if item.reader is None else item.media[0].kind == "audio"
+        return "heard" if heard else "seen"
+
+    def _black(self) -> Tokens:
+        seen = self.backbone.config.vision_config
+        pixels = np.zeros((getattr(seen, "num_channels", 3), seen.image_size, seen.image_size), np.float32)
+        return Tokens.of([0], [Picture(pixels, (1, 1, 1))])
+
+    def _silence(self) -> Tokens:
+        heard = hearing.settings_of(self.backbone.config)
+        frames = heard.spec_size * (heard.spec_size // heard.num_mel_bins)  # of the square that the tower folds it to
+        silence: Any = Sound(np.zeros((1, frames, heard.num_mel_bins), np.float32), 1)
+        return Tokens.of([0], [silence])
 
     def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """As :meth:`Retriever.pad`; up to the model's own length where it pools at the last place."""
