@@ -97,6 +97,14 @@ def _as_block(file: Path) -> str:
     return f"```{language}\n{file.read_text(encoding='utf-8').rstrip()}\n```"
 
 
+def on_config(config: Any) -> Any:
+    """A page that has no place in the navigation yet stands at the end of "In depth"."""
+    placed = set(re.findall(r"[\w/-]+\.md", str(config["nav"])))
+    (depth,) = (part["In depth"] for part in config["nav"] if "In depth" in part)
+    depth += sorted({file.relative_to(ROOT / "docs").as_posix() for file in ROOT.glob("docs/**/*.md")} - placed)
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pictures that pages show from elsewhere, and the schema of recipes."""
     from mkdocs.structure.files import File
