@@ -122,6 +122,17 @@ def test_recipes_in_pages_are_valid(block):
     read_recipe(whole)
 
 
+def test_claims_that_pages_name_exist():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.claims", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    known = set(re.findall(r"[\w-]+", done.stdout))
+    texts = [page.read_text() for page in (*pages(), ROOT / "README.md")]
+    named = {name for text in texts for name in re.findall(r"benchmarks\.claims ([a-z]\w+)", text)}
+    assert len(named) >= 8
+    assert named <= known, named - known
+
+
 def test_the_table_of_recipes_is_current():
     done = subprocess.run([sys.executable, ".ci/recipe_table.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

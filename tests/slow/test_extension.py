@@ -74,6 +74,23 @@ def fingerprints(scripts: Path) -> dict[str, str]:
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+COMPARE = """
+import torch
+from teva_data import Artifact, Dataset, Embeddings, Renderer
+from teva_torch import Retriever
+
+artifact = Artifact.load("run/artifact")
+document = Dataset.open("data").corpus.get([3])[0]
+renderer = Renderer.from_artifact(artifact)
+ids = renderer.tokenize([renderer.document(document.document_text, document.title)])[0]
+with torch.no_grad():
+    hidden = Retriever.load(artifact).eval().backbone(torch.tensor([ids])).last_hidden_state[0]
+found = torch.from_numpy(Embeddings.open("emb/corpus").matrix()[3].copy())
+cosine = torch.nn.functional.cosine_similarity
+print("cosine", float(cosine((hidden[0] + hidden[-1]) / 2, found, dim=0)), float(cosine(hidden.mean(0), found, dim=0)))
+"""
+
+
 def test_all_that_the_extension_adds_through_the_commands(installed, tmp_path):
     def teva(*words: str | Path, expect: int = 0) -> str:
         return run(*words, where=tmp_path, path=installed, expect=expect)
@@ -102,22 +119,7 @@ def test_all_that_the_extension_adds_through_the_commands(installed, tmp_path):
     # The vectors of the artifact are those of the pooling, not of one of teva's own.
     teva("teva-infer", "encode", "run/artifact", data, "--output", "emb/corpus")
     teva("teva-infer", "encode", "run/artifact", data, "--split", "test", "--output", "emb/test")
-    told = teva(
-        "python", "-c",
-        "import numpy, torch\n"
-        "from teva_data import Artifact, Dataset, Embeddings, Renderer\n"
-        "from teva_torch import Retriever\n"
-        "artifact = Artifact.load('run/artifact')\n"
-        "document = Dataset.open('data').corpus[3]\n"
-        "renderer = Renderer.from_artifact(artifact)\n"
-        "ids = renderer.tokenize([renderer.document(document.document_text, document.title)])[0]\n"
-        "hidden = Retriever.load(artifact).eval().backbone(torch.tensor([ids])).last_hidden_state[0]\n"
-        "own = torch.nn.functional.normalize((hidden[0] + hidden[-1]) / 2, dim=0).detach().numpy()\n"
-        "found = Embeddings.open('emb/corpus').matrix()[3]\n"
-        "found = found / numpy.linalg.norm(found)\n"
-        "print('cosine', float(own @ found), float(own @ (lambda v: v / numpy.linalg.norm(v))("
-        "hidden.mean(0).detach().numpy())))",
-    )  # fmt: skip
+    told = teva("python", "-c", COMPARE)
     cosine, to_mean = map(float, told.rsplit("cosine", 1)[1].split())
     assert cosine > 0.99999 > to_mean
 
