@@ -139,10 +139,15 @@ def test_all_that_the_extension_adds_through_the_commands(installed, tmp_path):
     copies = tmp_path / "copies"
     make_colours(copies)
     assert "colours" in teva("teva-data", "datasets", "list")
-    teva("teva-data", "convert", "colours", "data-colours", "--local", copies)
+    teva("teva-data", "convert", "colours", "data-colours", "--local", copies / "colours")
     assert len((tmp_path / "data-colours/corpus.jsonl").read_text().splitlines()) == 4
     assert "palette" in teva("teva-eval", "benchmarks")
-    told = teva("teva-data", "convert", "colour", "x", "--local", copies, expect=1)
+    teva("teva-eval", "run", "--benchmark", "palette", "--model", "mine=run/artifact", "--data", copies,
+         "--output", "results")  # fmt: skip
+    result = json.loads((tmp_path / "results/mine/colours/result.json").read_text())
+    assert set(result["scores"]) == {"nDCG@10", "R@10"}
+    assert result["scores"]["R@10"] == 1.0  # four documents, all of them found
+    told = teva("teva-data", "convert", "colour", "x", "--local", copies / "colours", expect=1)
     assert "no such dataset is declared" in told
     assert "'colours'" in told
     assert "'palette'" in teva("teva-eval", "benchmarks", "palete", expect=1)
@@ -161,10 +166,13 @@ def make_colours(directory: Path) -> None:
         for n, colour in enumerate(colours)
     ]  # fmt: skip
     for folder in ("colours", "colours-corpus"):
-        (directory / folder).mkdir(parents=True)
-    write_jsonl(directory / "colours" / "train.jsonl", rows)
-    write_jsonl(directory / "colours" / "test.jsonl", [{**row, "query_id": f"t{n}"} for n, row in enumerate(rows[:2])])
+        (directory / "colours" / folder).mkdir(parents=True)
+    write_jsonl(directory / "colours" / "colours" / "train.jsonl", rows)
     write_jsonl(
-        directory / "colours-corpus" / "train.jsonl",
+        directory / "colours" / "colours" / "test.jsonl",
+        [{**row, "query_id": f"t{n}"} for n, row in enumerate(rows[:2])],
+    )
+    write_jsonl(
+        directory / "colours" / "colours-corpus" / "train.jsonl",
         [{"docid": f"d{n}", "text": f"{colour} is a colour"} for n, colour in enumerate(colours)],
     )
