@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from teva_data.errors import DataError
+from teva_data.errors import DataError, MediaError
 from teva_data.modalities import audio, decode, image
 from teva_data.pieces import Media
 
@@ -53,6 +53,55 @@ def test_grey_transparent_and_turned_pictures(tmp_path):
     assert np.array_equal(turned, np.rot90(PIXELS, -1))
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_header_tells_the_size_that_the_picture_has(tmp_path, form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    media = stored(tmp_path, encoded(Image.fromarray(PIXELS), form, exif=exif))
+    assert image.upright_size(media) == decode(media).size == ((20, 30) if orientation == 6 else (30, 20))
+
+
+def pgm(grey) -> bytes:
+    return f"P5 {grey.shape[1]} {grey.shape[0]} 65535\n".encode() + grey.astype(">u2").tobytes()
+
+
+RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)  # 0 to 255 in 16 bits
+BYTES = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(Image.fromarray(RAMP), "PNG"),
+        encoded(Image.fromarray(RAMP), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
+        encoded(Image.fromarray(BYTES.astype(np.int32)), "TIFF"),
+        encoded(Image.fromarray((BYTES / 255).astype(np.float32)), "TIFF"),
+        encoded(Image.fromarray(BYTES.astype(np.float32)), "TIFF"),
+        pgm(RAMP),
+    ],
+)
+def test_grey_of_more_than_8_bits_keeps_its_shades(tmp_path, data):
+    found = np.asarray(decode(stored(tmp_path, data)))
+    assert np.array_equal(found, np.repeat(BYTES[:, :, None], 3, axis=2))
+
+
+def test_dark_and_transparent_grey_of_16_bits(tmp_path):
+    dark = np.asarray(decode(stored(tmp_path, pgm(RAMP % 200))))
+    assert dark.max() == 1  # 199 of 65535, and not of 255
+    clear = np.asarray(decode(stored(tmp_path, encoded(Image.fromarray(RAMP), "PNG", transparency=257))))
+    assert clear[0, :3, 0].tolist() == [0, 255, 2]
+
+
+@pytest.mark.parametrize("value", [300.0, -0.5, float("nan")])
+def test_grey_of_an_unknown_range_is_refused(tmp_path, value):
+    grey = np.full((4, 4), 0.5, np.float32)
+    grey[0, 0] = value
+    with pytest.raises(MediaError, match=r"archive: the image at byte 6 .*\(mode F\)\. Grey is read from 0 to 255"):
+        decode(stored(tmp_path, encoded(Image.fromarray(grey), "TIFF")))
+
+
 def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(tmp_path):
     data = encoded(Image.fromarray(PIXELS), "PNG")
     header = struct.pack(">II", 60_000, 60_000) + data[24:29]
@@ -64,7 +113,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(tm
     assert image.decode(stored(tmp_path, data), max_pixels=600).size == (30, 20)
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
 def test_damaged_pictures_are_told(tmp_path, form):
     whole = encoded(Image.fromarray(PIXELS), form)
     with pytest.raises(DataError, match=r"archive: the image at byte 6 cannot be decoded"):
@@ -77,7 +126,7 @@ def test_damaged_pictures_are_told(tmp_path, form):
         damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
         try:
             assert decode(stored(tmp_path, bytes(damaged))).mode == "RGB"
-        except DataError as error:
+        except MediaError as error:
             assert "archive: the image at byte 6" in str(error)  # noqa: PT017
 
 
