@@ -140,6 +140,54 @@ def test_a_clips_sound_and_what_libsndfile_does_not_read(clips, tmp_path):
         audio.decode(clips["variable"])
 
 
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """Clips of four seconds whose sound begins after two, or that begin late by their file's clock."""
+    root = tmp_path_factory.mktemp("late")
+    sound = ["-itsoffset", 2, *tone(2)]
+    ffmpeg(*picture(4), *sound, "-c:v", "libx264", "-c:a", "aac", root / "late.mp4")
+    ffmpeg("-i", root / "late.mp4", "-c", "copy", root / "late.mkv")
+    ffmpeg("-i", root / "late.mp4", "-c", "copy", root / "late.ts")
+    ffmpeg(*picture(4), *tone(4), "-c:v", "libx264", "-c:a", "aac", root / "stream.ts")
+    ffmpeg(*picture(4), *tone(2), "-c:v", "libvpx", "-c:a", "libvorbis", root / "ends-early.webm")
+    (root / "cut.webm").write_bytes((root / "ends-early.webm").read_bytes()[:9000])
+    ffmpeg(*sound, "-c:a", "aac", root / "late.mka")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "loud"),
+    [
+        ("late.mp4", (2, 4)), ("late.mkv", (2, 4)), ("late.ts", (2, 4)), ("stream.ts", (0, 4)),
+        ("ends-early.webm", (0, 2)),
+    ],
+)  # fmt: skip
+def test_a_clips_sound_is_heard_when_its_frames_are_shown(late, name, loud):
+    media = Media("video", str(late / name))
+    assert audio.duration(media) == pytest.approx(4, abs=0.3)  # the head of a transport stream is not exact
+    found = audio.decode(media, seconds=30, rate=RATE).samples
+    heard = np.flatnonzero(np.abs(found) > 0.02) / RATE
+    assert heard[0] == pytest.approx(loud[0], abs=0.06)
+    assert heard[-1] == pytest.approx(loud[1], abs=0.3)
+    np.testing.assert_array_equal(audio.decode(media, seconds=1, rate=RATE).samples, found[:RATE])
+    np.testing.assert_array_equal(audio.decode(media, rate=RATE).samples, found)
+
+
+def test_a_late_recording_is_heard_from_its_beginning_and_a_cut_clip_is_told(late):
+    found = audio.decode(Media("audio", str(late / "late.mka")), rate=RATE).samples
+    assert len(found) == pytest.approx(2 * RATE, rel=0.05)
+    assert np.flatnonzero(np.abs(found) > 0.02)[0] < 0.06 * RATE
+    with pytest.raises(MediaError, match=r"cut\.webm: the video .* samples, where its head says"):
+        audio.decode(Media("video", str(late / "cut.webm")))
+
+
+def test_only_a_clip_without_a_sound_track_has_no_sound(clips):
+    assert not video.has_sound(clips["no-frames"])
+    for name in ("cut-without-head", "empty"):
+        with pytest.raises(MediaError, match=rf"{name}\.mp4: the video.*(cannot be decoded|not whole)"):
+            video.has_sound(clips[name])
+
+
 @pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3", "WAV"])
 def test_recordings_cut_short_are_told_or_end_where_they_end(tmp_path, form):
     path = tmp_path / f"cut.{form.lower()}"

@@ -1,7 +1,8 @@
 """Recordings: WAV, FLAC, Ogg, Opus, MP3 by libsndfile; what else FFmpeg reads (AAC, a clip's sound) by torchcodec.
 
 Samples come as one channel, at their own rate or at the one that is asked for (libsoxr). Of a long recording only what
-is asked for is read: memory is bounded by the seconds asked for, not by the file.
+is asked for is read: memory is bounded by the seconds asked for, not by the file. A clip's sound is counted from its
+first frame on, so that both go together: where the sound track begins later, silence stands before it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from teva_data.errors import MissingExtraError
 from teva_data.pieces import Media
 
-from . import undecodable
+from . import undecodable, video
 
 MAX_SECONDS = 3600.0
 """A longer recording is refused before it is decoded, where not just its beginning is asked for."""
@@ -92,9 +93,23 @@ def decode(
 
 @dataclass(frozen=True)
 class _Decoder:
+    """torchcodec's, and when a sound is heard.
+
+    Attributes:
+        decoder: gives samples by the file's clock.
+        rate: samples a second.
+        start: of the recording, or of the clip's frames; seconds by the file's clock.
+        begin: of the sound itself; no earlier than ``start``.
+        duration: seconds from ``start`` to the end.
+        own: whether the head tells the end of the sound itself, and not just that of the whole file.
+    """
+
     decoder: Any
-    duration: float
     rate: int
+    start: float
+    begin: float
+    duration: float
+    own: bool
 
 
 def _by_ffmpeg(media: Media, first: Exception | None, rate: int | None) -> _Decoder:
@@ -110,7 +125,19 @@ def _by_ffmpeg(media: Media, first: Exception | None, rate: int | None) -> _Deco
     except (RuntimeError, ValueError) as error:
         raise undecodable(media, first or error, _CUT) from error
     found = decoder.metadata
-    return _Decoder(decoder, float(found.duration_seconds or 0), int(rate or found.sample_rate or 0))
+    # What lies before 0 is the codec's run-up, which is not heard.
+    begin = max(0.0, float(found.begin_stream_seconds_from_header or 0))
+    frames = video.begin(media) if media.kind == "video" else None
+    start = begin if frames is None else frames
+    if (own := found.duration_seconds_from_header) is not None:
+        duration = begin + float(own) - start
+    elif frames is not None:
+        duration = float(found.duration_seconds or 0)  # of the file, whose clock begins with its frames
+    else:
+        duration = float(found.duration_seconds or 0) - begin
+    return _Decoder(
+        decoder, int(rate or found.sample_rate or 0), start, max(begin, start), max(duration, 0.0), own is not None
+    )
 
 
 def _through_ffmpeg(
@@ -119,13 +146,19 @@ def _through_ffmpeg(
     opened = _by_ffmpeg(media, first, rate)
     _expect_length(media, opened.duration, seconds, max_seconds)
     wanted = opened.duration if seconds is None else min(opened.duration, seconds)
+    count, stop = round(wanted * opened.rate), opened.start + max(wanted, 1 / opened.rate)
+    if opened.begin >= stop:
+        return Audio(np.zeros(count, np.float32), opened.rate)
     try:
-        found = opened.decoder.get_samples_played_in_range(0.0, max(wanted, 1 / opened.rate))
+        found = opened.decoder.get_samples_played_in_range(opened.start, stop)
     except (RuntimeError, ValueError) as error:
         raise undecodable(media, error, _CUT) from error
     samples = np.ascontiguousarray(found.data[0].numpy(), dtype=np.float32)
-    _expect_samples(media, len(samples), round(wanted * opened.rate))
-    return Audio(samples[: round(wanted * opened.rate)], opened.rate)
+    silence = min(count, max(0, round((found.pts_seconds - opened.start) * opened.rate)))
+    # Matroska's head tells the end of the file alone, before which a whole sound may end: then the frames go on.
+    if opened.own or media.kind != "video" or not video.reaches(media, opened.start + wanted * (1 - _MISSING)):
+        _expect_samples(media, len(samples), count - silence)
+    return Audio(np.concatenate([np.zeros(silence, np.float32), samples])[:count], opened.rate)
 
 
 def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:

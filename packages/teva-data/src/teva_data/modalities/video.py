@@ -84,9 +84,55 @@ def has_sound(media: Media) -> bool:
     with media.open() as data:
         try:
             AudioDecoder(data)
-        except (RuntimeError, ValueError):
-            return False
+        except (RuntimeError, ValueError) as error:
+            if _lacks("audio", error):
+                return False
+            raise undecodable(media, error, _CUT) from error
     return True
+
+
+def begin(media: Media) -> float | None:
+    """When a clip's first frame is shown, in seconds by its file's clock, which its sound goes by too, from its head.
+
+    Returns:
+        None where it has no video stream.
+
+    Raises:
+        MediaError: it cannot be read.
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+    found = _streams(media, "approximate")
+    return None if found is None else float(found.begin_stream_seconds_from_header or 0)
+
+
+def reaches(media: Media, seconds: float) -> bool:
+    """Whether a clip's frames go on up to a time by its file's clock; its packets are gone through, undecoded.
+
+    Raises:
+        MediaError: it cannot be read.
+        MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
+    """
+    found = _streams(media, "exact")
+    return found is not None and float(found.end_stream_seconds_from_content or 0) >= seconds
+
+
+def _streams(media: Media, mode: str) -> Any:
+    """What torchcodec tells of a clip's video stream; None where it has none."""
+    kind = _decoder_class()
+    with media.open() as data:
+        try:
+            return kind(data, seek_mode=mode).metadata
+        except (RuntimeError, ValueError, TypeError) as error:
+            if _lacks("video", error):
+                return None
+            if mode == "approximate":
+                return _streams(media, "exact")  # the head does not say enough
+            raise undecodable(media, error, _CUT) from error
+
+
+def _lacks(kind: str, error: Exception) -> bool:
+    """Whether torchcodec says that a file has no stream of a kind."""
+    return f"no {kind} stream" in str(error) or f"best {kind} stream is unknown" in str(error)
 
 
 def middles(seconds: float, count: int) -> NDArray[np.float64]:
@@ -159,7 +205,7 @@ class _Opened:
             decoder = self._kind(data, dimension_order="NHWC", seek_mode=mode)
         except (RuntimeError, ValueError, TypeError) as error:
             data.close()
-            if "no video stream" in str(error) or "best video stream is unknown" in str(error):
+            if _lacks("video", error):
                 raise undecodable(self._media, "no video stream", "Is it a recording?") from error
             if mode == "approximate":
                 return self._open("exact")  # the head does not say enough
