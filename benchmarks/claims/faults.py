@@ -93,10 +93,11 @@ def _others(shop: works.Workshop, seed: int) -> dict[str, Callable[[], kills.Sur
 
 
 def _before() -> dict[str, Any]:
-    """The totals of the runs so far."""
+    """The totals of the runs so far; anew after a run that lost something, since what is tried is then other code."""
     path = RESULTS / "faults.json"
     none = {"runs": 0, "tried": {}, "detected": 0, "harmless": 0}
-    return json.loads(path.read_bytes())["details"]["totals"] if path.is_file() else none
+    totals = json.loads(path.read_bytes())["details"]["totals"] if path.is_file() else none
+    return none if any(lost for _, lost in totals["tried"].values()) else dict(totals)
 
 
 def _result(before: dict[str, Any], tally: _Tally) -> Result:

@@ -108,7 +108,7 @@ def ensure_store(source: Source, kind: Kind) -> Path:
             f"{beside.parent} and {cached.parent} cannot be written; expected a place for the store of "
             f"{source.path.name}. Set TEVA_CACHE to a directory that can"
         )
-    with _lock(directory) as alone:
+    with locked(directory) as alone:
         if not fits(directory, source, kind):
             if alone:
                 recover(directory)
@@ -292,7 +292,7 @@ def _writable(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[bool]:
+def locked(directory: Path) -> Iterator[bool]:
     """Hold the lock of a store's place; yields False where the file system has no locks."""
     with (directory.parent / f"{directory.name}.lock").open("ab") as file:
         try:

@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from .building import locked
 from .errors import DataError, nearest
-from .files import fingerprint, write_json
+from .files import fingerprint, remove_leftovers, write_json
 from .progress import Progress
 from .records import Query
 from .runs import read_qrels
@@ -180,7 +181,10 @@ class Dataset:
             for at, query in enumerate(block, start=start):
                 _check_query(query, queries, at)
             self._check_known(queries, block, start)
-        with contextlib.suppress(OSError):  # a read-only store: checked again next time
+        # A read-only store is checked again next time.
+        with contextlib.suppress(OSError), locked(queries.directory) as alone:
+            if alone:
+                remove_leftovers(queries.directory, memory.name)
             write_json(memory, {"fingerprint": name})
 
     def _check_known(self, queries: QueryStore, block: list[Query], start: int) -> None:

@@ -241,6 +241,9 @@ class _Run:
             remove_leftovers(directory, "step-????????")
         # Measured after the step that is gone on from, by a run that was killed: it will be measured again.
         checkpoint.prune_after(self.best, self.start)
+        # A kill may have fallen into the removal of an old one. Only now: the best may be older than those above.
+        for directory, keep in ((self.checkpoints, self.settings.keep_checkpoints), (self.best, 1)):
+            checkpoint.prune(directory, keep)
 
     def go(self) -> TrainResult:
         """Train from where the run stands, export, and say what came out."""
