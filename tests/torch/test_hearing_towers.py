@@ -15,17 +15,19 @@ from tests.torch import omni_models, tower_models
 
 import torch
 from teva_data.artifact import Artifact
-from teva_data.errors import DataError
+from teva_data.errors import DataError, RecipeError
 from teva_data.feed import Feed
 from teva_data.modalities import video
 from teva_data.pieces import Media
 from teva_data.plan import BatchPlan
+from teva_data.prompting import training_renderer
 from teva_data.rendering import Renderer
 from teva_torch.caching import BatchGradient, Passes
 from teva_torch.losses import InfoNCE
 from teva_torch.model import Retriever
 from teva_torch.recipe import read_recipe
 from teva_torch.training import train
+from teva_torch.vision import freeze_tower
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="makes its clips with ffmpeg")
 
@@ -54,7 +56,7 @@ def root(tmp_path_factory):
 def _recipe(root, name, **torch_keys):
     return read_recipe({
         "model": {"name": str(root / name), "normalize": True, "query_max_length": 20, "document_max_length": 20,
-                  "video_frames": 3},
+                  **({} if name == "clap" else {"video_frames": 3})},
         "data": {"path": str(root / f"{name}-data"), "negatives": 0},
         "train": {"output": str(root / f"{name}-run"), "steps": 2, "batch_size": 6, "learning_rate": 1e-3},
         "torch": {"device": "cpu", **torch_keys},
@@ -141,6 +143,38 @@ def test_an_adapter_of_one_tower_is_trained_under_gradient_caching(root, lora):
     assert any(value.any() for value in found[0].values())
     for name, value in found[0].items():
         assert (found[1][name] - value).norm() <= 1e-4 * value.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("clap", key) for key in ("video_rate", "video_frames", "video_pixels", "video_sound")]
+    + [("three", key) for key in ("video_pixels", "video_sound")]
+    + [("two", key) for key in ("video_pixels", "video_sound", "audio_seconds")],
+)
+def test_a_limit_that_means_nothing_to_the_model_is_refused(root, name, key):
+    if name == "two" and not (root / "two").exists():
+        tower_models.make(root / "two", "VisionTextDualEncoder")
+    value = {"video_sound": True, "audio_seconds": 0.5, "video_rate": 1.0}.get(key, 100)
+    recipe = _recipe(root, name)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={key: value})})
+    with pytest.raises(RecipeError, match=rf"model\.{key}: \S*{name} has no use for it.*Leave it out"):
+        training_renderer(recipe, Artifact.load(root / name))
+
+
+def test_limits_that_mean_something_are_taken_and_a_cap_is_said(root, caplog):
+    artifact = Artifact.load(root / "three")
+    taken = {"video_rate": 1.0, "video_frames": 2, "audio_seconds": 0.5}
+    reader = Renderer.from_artifact(artifact, media=taken).pictures
+    assert (reader.hears.seconds, reader.sees.limits.video_frames) == (0.5, 2)
+    assert not caplog.records
+    assert Renderer.from_artifact(artifact, media={"audio_seconds": 5.0}).pictures.hears.seconds == 1
+    assert f"model.audio_seconds: found 5; {root / 'three'} hears 1 s of a sound at most" in caplog.text
+
+
+def test_a_tower_that_is_not_there_cannot_be_frozen(root):
+    backbone = Retriever.load(Artifact.load(root / "clap"), normalize=True).backbone
+    with pytest.raises(RecipeError, match=r"torch\.freeze_vision: this model sees no pictures"):
+        freeze_tower(backbone)
 
 
 @pytest.mark.slow

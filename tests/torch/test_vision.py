@@ -20,6 +20,7 @@ from teva_data.pictures import Rendered, Tokens, key_of, load, media_of
 from teva_data.pieces import Media
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
+from teva_data.stats import statistics
 from teva_torch.caching import BatchGradient, Passes
 from teva_torch.lora import add_lora
 from teva_torch.losses import InfoNCE, Targets
@@ -189,6 +190,20 @@ def test_gradients_with_caching_are_those_of_inputs_one_by_one(models, data, nam
         model = fresh()
         BatchGradient(model, loss, passes).add(item)
         assert (gradient(model) - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_statistics_count_pictures_as_training_does(models, tmp_path):
+    Image.new("RGB", (24, 24)).save(tmp_path / "page.png")
+    rows = {
+        "corpus": [{"docid": "d0", "image": "page.png"}, {"docid": "d1", "text": "red river"}],
+        "train": [{"query_id": "q0", "query_text": "", "query_image": "page.png", "positive_document_ids": ["d1"]}],
+    }
+    for name, each in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+    corpus, train_split = statistics(tmp_path, model=models["Qwen2VL"]).parts
+    # 6 x 6 patches, of which 2 x 2 are a token, two marks and the end; two words and the end.
+    assert (corpus.spreads["tokens"][1], corpus.spreads["tokens"][-1]) == (3, 12)
+    assert train_split.spreads["tokens"][0] == 12
 
 
 @pytest.mark.parametrize("name", vision_models.ARCHITECTURES)

@@ -95,6 +95,7 @@ class OmniReader(PictureReader):
     """
 
     kinds = ("image", "video", "audio")
+    uses = tuple(field.name for field in dataclasses.fields(MediaLimits))
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class OmniReader(PictureReader):
     ) -> None:
         super().__init__(processor, marks.vision_begin, marks.image, marks.vision_end, settings)
         self.marks, self.mel, self.limits, self.size, self.clock = marks, mel, limits, size, clock
+        self.heard = float(mel.extractor.chunk_length)
         self._laid = functools.lru_cache(1 << 16)(self._lay_out)
 
     @classmethod

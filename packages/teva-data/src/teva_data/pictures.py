@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -282,9 +283,13 @@ class PictureReader:
         apart: whether a picture is an input of its own; else it stands among the text's tokens.
         kinds: of media that the model takes.
         limits: what is taken of clips and sounds, of a model that takes some (``kinds``).
+        uses: the fields of ``limits`` that change anything.
+        heard: seconds of a sound that the model hears at most, whatever the limits; of a model that hears.
     """
 
     apart = False
+    uses: tuple[str, ...] = ()
+    heard: float = math.inf
     kinds: tuple[str, ...] = ("image",)
     limits: MediaLimits
 
@@ -316,13 +321,30 @@ class PictureReader:
 
         Raises:
             ArtifactError: the processor cannot be loaded.
-            RecipeError: limits that exclude each other.
+            RecipeError: limits that exclude each other, or one that means nothing to the model.
             MissingExtraError: Pillow or transformers is not installed.
         """
+        given = {key: value for key, value in (limits or {}).items() if value is not None}
+        reader = cls._of(artifact, tokenizer, min_pixels, max_pixels, given)
+        for key in given:
+            if key not in (reader.uses if reader else ()):
+                raise RecipeError(f"model.{key}: {artifact.name} {_takes(reader)}. Leave it out")
+        if reader and given.get("audio_seconds", 0) > reader.heard:
+            logger.warning(
+                "model.audio_seconds: found %g; %s hears %g s of a sound at most, so no more is taken",
+                given["audio_seconds"], artifact.name, reader.heard,
+            )  # fmt: skip
+        return reader
+
+    @classmethod
+    def _of(
+        cls, artifact: Artifact, tokenizer: Any, min_pixels: int | None, max_pixels: int | None,
+        limits: Mapping[str, Any],
+    ) -> PictureReader | None:  # fmt: skip
         from .limits import MediaLimits
 
         config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
-        media = MediaLimits.of(config, **(limits or {}))
+        media = MediaLimits.of(config, **limits)
         if towers.is_one(config):
             from .tower_reader import TowerReader
 
@@ -425,6 +447,14 @@ class PictureReader:
     def placed(self, media: Media) -> str:
         """A picture for a runtime that cuts it into patches by itself: one token where it stands."""
         return f"{self.begin}{self.pad}{self.end}"
+
+
+def _takes(reader: PictureReader | None) -> str:
+    """What the limits of clips and sounds are to a model."""
+    if reader is None or not reader.uses:
+        return "takes neither clips nor recordings"
+    used = ", ".join(f"model.{key}" for key in reader.uses)
+    return f"has no use for it; what it takes of clips and recordings is set by {used}"
 
 
 def bounded(size: Mapping[str, int], min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:

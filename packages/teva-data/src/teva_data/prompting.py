@@ -52,7 +52,8 @@ def training_renderer(recipe: Recipe, base: Artifact) -> Renderer:
         base: the model that training starts from.
 
     Raises:
-        RecipeError: a limit is more than the model's positions, or leaves no room after the prompt.
+        RecipeError: a limit is more than the model's positions, or leaves no room after the prompt, or one of clips and
+            recordings means nothing to the model.
     """
     limit = max(recipe.model.query_max_length, recipe.model.document_max_length)
     if limit > base.positions:
@@ -68,9 +69,6 @@ def training_renderer(recipe: Recipe, base: Artifact) -> Renderer:
         max_pixels=recipe.model.max_pixels, media=_media(recipe), merge=recipe.model.merging,
         chat=recipe.model.format == "chat",
     )  # fmt: skip
-    reader = renderer.pictures
-    if (given := _media(recipe)) and (reader is None or reader.kinds == ("image",)):
-        raise RecipeError(f"model.{next(iter(given))}: {base.name} takes neither clips nor recordings. Leave it out")
     if renderer.pictures is None and (recipe.model.min_pixels or recipe.model.max_pixels):
         raise RecipeError(f"model.min_pixels, model.max_pixels: {base.name} sees no pictures. Leave them out")
     _check_room(renderer, recipe)

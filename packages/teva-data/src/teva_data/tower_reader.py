@@ -38,6 +38,7 @@ class TowerReader(PictureReader):
 
     apart = True
     kinds = ("image", "video")
+    uses = ("video_rate", "video_frames")
 
     def __init__(
         self, processor: Any, settings: Mapping[str, Any], size: int, patch: int, limits: MediaLimits | None = None
@@ -129,11 +130,13 @@ class SoundTowerReader(PictureReader):
 
     apart = True
     kinds = ("audio", "video")
+    uses = ("audio_seconds",)
 
     def __init__(self, extractor: Any, settings: Mapping[str, Any], patches: int, limits: MediaLimits) -> None:
         super().__init__(None, "", "", "", settings)
         self.extractor, self.patches, self.limits = extractor, patches, limits
-        self.seconds = min(limits.audio_seconds, extractor.nb_max_samples / extractor.sampling_rate)
+        self.heard = extractor.nb_max_samples / extractor.sampling_rate
+        self.seconds = min(limits.audio_seconds, self.heard)
 
     @classmethod
     def of(cls, artifact: Artifact, config: Mapping[str, Any], limits: MediaLimits) -> SoundTowerReader:
@@ -195,10 +198,11 @@ class TowersReader(PictureReader):
 
     apart = True
     kinds = ("image", "video", "audio")
+    uses = (*TowerReader.uses, *SoundTowerReader.uses)
 
     def __init__(self, sees: TowerReader, hears: SoundTowerReader) -> None:
         super().__init__(sees.processor, "", "", "", {**sees.settings, **hears.settings})
-        self.sees, self.hears, self.limits = sees, hears, sees.limits
+        self.sees, self.hears, self.limits, self.heard = sees, hears, sees.limits, hears.heard
 
     def read(self, media: Media) -> Picture | Sound:  # type: ignore[override]
         """See :meth:`TowerReader.read` and :meth:`SoundTowerReader.read`."""

@@ -159,10 +159,15 @@ def hearing_tower_name(backbone: nn.Module) -> str | None:
 
 
 def freeze_tower(backbone: nn.Module) -> None:
-    """Train all but what sees pictures."""
+    """Train all but what sees pictures.
+
+    Raises:
+        RecipeError: it sees none.
+    """
     name = tower_name(backbone)
-    if name is not None:
-        backbone.get_submodule(name).requires_grad_(False)
+    if name is None:
+        raise RecipeError("torch.freeze_vision: this model sees no pictures. Leave it out")
+    backbone.get_submodule(name).requires_grad_(False)
 
 
 def freeze_audio(backbone: nn.Module) -> None:

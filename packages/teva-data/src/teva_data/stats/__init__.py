@@ -175,7 +175,8 @@ def _of_corpus(corpus: CorpusStore, renderer: Renderer | None) -> Statistics:
         part.sizes["text"].extend(len(row.document_text) for row in rows)
         part.sizes["title and text"].extend(len(row.title) + len(row.document_text) for row in rows)
         if renderer:
-            part.sizes["tokens"].extend(renderer.lengths([renderer.document(r.document_text, r.title) for r in rows]))
+            rendered = [renderer.document(row.document_text, row.title, None, row.pieces) for row in rows]
+            part.sizes["tokens"].extend(renderer.lengths(rendered))
         part.add(rows, texts, map(content, rows))
     return part.done()
 
@@ -191,7 +192,8 @@ def _of_split(
         texts = [row.query_text for row in rows]
         part.sizes["text"].extend(map(len, texts))
         if renderer:
-            part.sizes["tokens"].extend(renderer.lengths([renderer.query(row.query_text, row.prompt) for row in rows]))
+            rendered = [renderer.query(row.query_text, row.prompt, row.pieces) for row in rows]
+            part.sizes["tokens"].extend(renderer.lengths(rendered))
         part.sizes["positives"].extend(len(row.positive_document_ids) for row in rows)
         part.sizes["negatives"].extend(len(row.negative_document_ids) for row in rows)
         part.add(rows, texts, (f"{row.query_text}\0{row.media}" for row in rows))
