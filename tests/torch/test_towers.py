@@ -10,10 +10,12 @@ from PIL import Image
 from tests.torch import backbones, tower_models, vision_models
 
 import torch
+from teva_data import tower_reader
 from teva_data.artifact import Artifact, write_layout
 from teva_data.dataset import Dataset
 from teva_data.errors import ArtifactError, DataError, RecipeError
 from teva_data.feed import Feed
+from teva_data.parity import ParityError
 from teva_data.pictures import PieceTokens, key_of, media_of
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
@@ -156,6 +158,7 @@ def test_a_run_from_end_to_end(models, data, tmp_path, name):
     artifact = train(settings).artifact
     # The gate has compared texts with sentence-transformers; its pictures are resized by another library.
     assert artifact.teva["parity"]["sentence-transformers"]["min_cosine"] > 0.99999
+    assert artifact.teva["parity"]["teva-torch, pictures"]["min_cosine"] > 0.99999
     assert artifact.pooling == "towers"
     assert artifact.max_length == (tower_models.POSITIONS if name == "Siglip" else 16)
     assert _moved(models[name], artifact.path) == (name != "CLIP")  # LoRA leaves the tower that sees
@@ -170,6 +173,23 @@ def test_a_run_from_end_to_end(models, data, tmp_path, name):
     seen = [at for at, one in enumerate(documents) if one.media]
     theirs = peer.encode([Image.open(documents[at].media[0].path).convert("RGB") for at in seen])
     assert (theirs * found[seen]).sum(axis=1).min() > 0.999
+
+
+def test_an_artifact_that_sees_something_else_is_refused(models, tmp_path, monkeypatch):
+    """Its texts are as they were; what is shown to its tower is not."""
+    save = tower_reader.TowerReader.save
+
+    def other(self, directory):
+        save(self, directory)
+        file = directory / "preprocessor_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.9, 0.2]}))
+
+    base = tower_models.make(tmp_path / "base", "CLIP")
+    write_layout(base, pooling="towers", normalize=True, dim=24, max_length=16, prompts={}, teva={}, card="")
+    monkeypatch.setattr(tower_reader.TowerReader, "save", other)
+    with pytest.raises(ParityError, match="pictures"):
+        export_model(base, tmp_path / "exported", device="cpu")
+    assert not (tmp_path / "exported").exists()
 
 
 def _moved(before, after):
@@ -255,7 +275,8 @@ def test_verify_compares_pictures(tmp_path, name):
     else:  # its layout for pictures beside text is another
         assert found == both - {("sentence-transformers", "pictures")}
         assert report.absent == {"sentence-transformers, pictures": "it takes none of this model"}
-    # A picture that the processor prepares otherwise is told.
+    # A picture that the processor prepares otherwise is told, by who takes the file for what it is.
+    (artifact.path / "checksums.json").unlink()
     file = artifact.path / "preprocessor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.5, 0.9]}))
     report = verify(artifact.path, engines=["torch"], device="cpu", store=False)

@@ -127,8 +127,7 @@ def write_artifact(
 
     def check(written: Path) -> dict[str, Any]:
         figures = parity.check(model, renderer, written, texts, threshold)
-        parity.store_probes(model, renderer, written)
-        return figures
+        return {**figures, **parity.store_probes(model, renderer, written, threshold)}
 
     return exporting.write_artifact(
         directory, renderer, pooling=pooling, normalize=model.normalize, dim=model.dim,

@@ -51,16 +51,16 @@ def check(
     vectors = {"teva-torch": _by_engine(engine, Renderer.from_artifact(artifact), texts)}
     versions = {"teva-torch": str(torch.__version__)}
     del engine
-    if is_own(artifact.pooling):
-        logger.warning("parity: sentence-transformers has no pooling %r, so it is not compared", artifact.pooling)
-    elif importlib.util.find_spec("sentence_transformers") is None:
+    known = importlib.util.find_spec("sentence_transformers") is not None
+    if not known:
         logger.info("parity: sentence-transformers is not installed, so it is not compared")
+    elif is_own(artifact.pooling):
         known = False
-    else:
+        logger.warning("parity: sentence-transformers has no pooling %r, so it is not compared", artifact.pooling)
+    elif omni.part_of(trained.backbone) is not None:
         # It loads by transformers' AutoModel, which knows no Qwen2.5-Omni.
-        known = omni.part_of(trained.backbone) is None
-        if not known:
-            logger.info("parity: sentence-transformers does not load %s", trained.backbone.config.model_type)
+        known = False
+        logger.info("parity: sentence-transformers does not load %s", trained.backbone.config.model_type)
     if known:
         vectors["sentence-transformers"] = _by_sentence_transformers(directory, texts, str(trained.device))
         versions["sentence-transformers"] = importlib.metadata.version("sentence-transformers")
@@ -68,8 +68,18 @@ def check(
     return gate(expected, found, threshold, key="torch.parity_cosine", base=base)
 
 
-def store_probes(trained: Retriever, renderer: Renderer, directory: Path) -> None:
-    """Store what the trained model gives for the probes, for `teva-infer verify`, in an artifact's directory."""
+def store_probes(trained: Retriever, renderer: Renderer, directory: Path, threshold: float) -> dict[str, Any]:
+    """Store what the trained model gives for the probes, for `teva-infer verify`, in an artifact's directory.
+
+    Those with pictures are compared with what the artifact gives, read from the directory: its tower, its processor and
+    its limits have not been looked at by :func:`check`, whose samples are texts.
+
+    Returns:
+        As :func:`check`; nothing of a model that sees no pictures.
+
+    Raises:
+        ParityError: a cosine below ``threshold``.
+    """
     found = [*probes.probe_set(renderer), *probes.picture_set(renderer, directory)]
     ids = renderer.tokenize(probes.rendered(found, renderer, directory))
     engine = TorchEngine(trained)
@@ -78,7 +88,17 @@ def store_probes(trained: Retriever, renderer: Renderer, directory: Path) -> Non
     if is_adapted(trained.backbone):
         with trained.backbone.disable_adapter():
             base = np.concatenate([engine.encode([row]) for row in ids])
+    seen = [at for at, probe in enumerate(found) if probe.image]
+    figures = {}
+    if seen:
+        artifact = Artifact.load(directory)
+        loaded, own = TorchEngine.load(artifact, device=str(trained.device)), Renderer.from_artifact(artifact)
+        again = own.tokenize(probes.rendered([found[at] for at in seen], own, directory))
+        theirs = np.concatenate([loaded.encode([row]) for row in again])
+        runtime = {"teva-torch, pictures": (str(torch.__version__), theirs)}
+        figures = gate(vectors[seen], runtime, threshold, key="torch.parity_cosine")
     probes.write_probes(directory, found, vectors, base)
+    return figures
 
 
 def _without_adapter(trained: Retriever, renderer: Renderer, texts: dict[str, list[str]]) -> Vectors | None:
