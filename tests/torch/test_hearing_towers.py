@@ -106,7 +106,7 @@ def test_a_clip_is_the_mean_of_its_frames(root, tmp_path):
 def test_gradient_caching_gives_the_gradient_without_it(root, name):
     recipe = _recipe(root, name)
     artifact = Artifact.load(root / name)
-    renderer = Renderer.from_artifact(artifact, media={"video_frames": 3})
+    renderer = Renderer.from_artifact(artifact, media={} if name == "clap" else {"video_frames": 3})
     item = Feed(BatchPlan.from_recipe(recipe), renderer, recipe).batch(0)
     found = []
     for passes in (Passes(10**6), Passes(40, cached=True, check="all")):
