@@ -134,6 +134,9 @@ def make_model(case: Case, work: Path) -> Retriever:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at first: then the other half would have no gradient
                 parameter.normal_(std=0.1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # CLAP's tower has some, and it draws by the pass
     return model.train()
 
 
