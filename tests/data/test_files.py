@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -135,7 +136,7 @@ def test_a_file_without_a_seal_is_taken_as_it_is(tmp_path):
         read_whole(path, "make it again")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")  # noqa: PTH110
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_told_with_the_files_name(tmp_path):
     path = tmp_path / "a.bin"
     with pytest.raises(OSError, match="No space left") as caught, naming(path), open("/dev/full", "wb", 0) as full:  # noqa: PTH123

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 from benchmarks.faults import flips, forks, kills, others, works
@@ -38,7 +39,7 @@ def test_a_flipped_byte_is_named_or_harmless(shop, seed, name):
     assert found.tried == found.detected + found.harmless, (seed, found.undetected)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/ns/mnt"), reason="needs Linux's mount namespaces")  # noqa: PTH110
+@pytest.mark.skipif(not Path("/proc/self/ns/mnt").exists(), reason="needs Linux's mount namespaces")
 def test_a_full_disk_loses_nothing(shop, seed):
     found = others.fill_disk(shop, works.WORKS["encode"], 1, seed)
     assert not found.lost, (seed, found.lost)

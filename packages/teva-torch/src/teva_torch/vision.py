@@ -164,10 +164,7 @@ def freeze_tower(backbone: nn.Module) -> None:
     Raises:
         RecipeError: it sees none.
     """
-    name = tower_name(backbone)
-    if name is None:
-        raise RecipeError("torch.freeze_vision: this model sees no pictures. Leave it out")
-    backbone.get_submodule(name).requires_grad_(False)
+    _freeze(backbone, tower_name(backbone), "torch.freeze_vision: this model sees no pictures")
 
 
 def freeze_audio(backbone: nn.Module) -> None:
@@ -176,9 +173,12 @@ def freeze_audio(backbone: nn.Module) -> None:
     Raises:
         RecipeError: it hears none.
     """
-    name = hearing_tower_name(backbone)
+    _freeze(backbone, hearing_tower_name(backbone), "torch.freeze_audio: this model hears no sounds")
+
+
+def _freeze(backbone: nn.Module, name: str | None, problem: str) -> None:
     if name is None:
-        raise RecipeError("torch.freeze_audio: this model hears no sounds. Leave it out")
+        raise RecipeError(f"{problem}. Leave it out")
     backbone.get_submodule(name).requires_grad_(False)
 
 
