@@ -40,6 +40,8 @@ def of_torch(recipe: Any, case: Case, device: str = "cpu", tokens: int = 1024) -
         strategy.zero_grad()
         gradient.add(feed.batch(number))
         strategy.update(1e-5, lambda norm: None)
+        if place.type == "cuda":
+            torch.cuda.synchronize()
 
     return step
 

@@ -42,7 +42,7 @@ def compared(context: Context, cases: Sequence[Any], model: str, data: str, **li
     rows = [_row("1 process", case, vision_gradients.by_teva(case, work), work) for case in cases]
     for strategy in STRATEGIES:
         out = context.work / f"{strategy}.safetensors"
-        found = vision_gradients.by_processes(2, work, out, strategy, quick=context.quick, omni=hears)
+        found = vision_gradients.by_processes(2, work, out, strategy, quick=context.quick, kind="omni" if hears else "")
         rows += [_row(f"2 processes, {strategy or 'ddp'}", case, found[case.name], work) for case in cases]
     worst = max(rows, key=lambda row: row["whole"])
     patches = {

@@ -3,8 +3,9 @@
     python -m benchmarks.gpu --output DIR            on a GPU
     python -m benchmarks.gpu --output DIR --tiny     all of it with tiny models, on a CPU too
 
-Parts: ``train`` (8B LoRA: memory and speed of each way, beside sentence-transformers), ``encode`` (texts and pages by
-torch and by vLLM), ``search`` (exact, beside the product alone and FAISS), ``frameworks`` (teva-jax beside teva-torch).
+Parts: ``correctness`` (what only a GPU can show to be right), ``search`` (exact, beside the product alone and FAISS),
+``train`` (8B LoRA: memory and speed of each way, beside sentence-transformers), ``encode`` (texts and pages by torch
+and by vLLM), ``frameworks`` (teva-jax beside teva-torch).
 Each has a share of the time that is left, in a process of its own, and is ended when that is over: what it has measured
 until then is kept. Weights, texts and pictures are made up on the spot, so nothing is fetched. Writes each part's JSON,
 ``gpu.json`` and the table ``gpu.md`` to DIR. What is not installed or does not fit is told, and the others go on.
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 # Share of what is left of the time when the part begins: the last has all of it.
-PARTS = {"search": 0.12, "train": 0.55, "encode": 0.6, "frameworks": 1.0}
+PARTS = {"correctness": 0.25, "search": 0.12, "train": 0.55, "encode": 0.6, "frameworks": 1.0}
 TIMED = ("train", "encode")  # these begin no further way when their time is over
 
 

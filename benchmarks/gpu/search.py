@@ -82,8 +82,10 @@ def measure(rows: int, device: torch.device, work: Path) -> dict[str, Any]:
 
 def by_faiss(corpus: Any, queries: np.ndarray, ours: float) -> dict[str, Any]:
     """FAISS's flat index on the GPU, where there is one."""
-    import faiss
-
+    try:
+        import faiss
+    except ImportError:
+        return {"faiss": "not available: not installed"}
     if not getattr(faiss, "get_num_gpus", lambda: 0)():
         return {"faiss": "not available: no faiss-gpu here"}
     index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), DIM)
