@@ -125,20 +125,28 @@ def caching(device: torch.device, work: Path) -> list[Row]:
     return rows
 
 
-def memory(device: torch.device) -> list[Row]:
-    """A batch of half a million tokens where one gigabyte is allowed."""
-    if device.type != "cuda":
-        return [{"case": "memory", "not available": "needs a GPU: a CPU's process would be ended"}]
-    from teva_data.artifact import Artifact
+def _artifact(place: Path, model: Any) -> Any:
+    """A model's directory and its description; token ids are made up, so there is no tokenizer."""
+    from teva_data.artifact import Artifact, write_layout
+
+    model.backbone.save_pretrained(place)
+    (place / "tokenizer.json").write_text("{}")
+    prompts = {"query": "", "document": ""}
+    write_layout(place, pooling="last", normalize=True, dim=256, max_length=512, prompts=prompts, teva={}, card="")
+    return Artifact(place, str(place), None, "last", True, 256, 512, prompts)
+
+
+def memory(device: torch.device, work: Path) -> list[Row]:
+    """Batches of half a million tokens where one gigabyte is allowed."""
     from teva_infer import Encoder
     from teva_torch import TorchEngine
 
-    prompts = {"query": "", "document": ""}
     model = _retriever("Llama", device, "last")
-    artifact = Artifact(Path(), ".", None, "last", True, 256, 512, prompts)
-    encoder = Encoder(artifact, None, TorchEngine(model), "torch")  # type: ignore[arg-type]
-    texts = _texts(4000, 400)
+    encoder = Encoder(_artifact(work / "memory", model), None, TorchEngine(model), "torch")  # type: ignore[arg-type]
+    texts = _texts(4000 if device.type == "cuda" else 40, 400)
     expected = encoder.encode_tokens(texts, batch_tokens=16_384)
+    if device.type != "cuda":
+        return [{"case": "memory", "not available": "needs a GPU: a CPU's process would be ended"}]
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.get_device_properties(device).total_memory)
     try:
@@ -208,7 +216,6 @@ def _wait(over: Callable[[], bool], seconds: float = 120) -> None:
 def by_jax(device: torch.device, work: Path) -> list[Row]:
     """Vectors by JAX in float32 and bfloat16, on the device, against torch in float32 on the CPU."""
     import jax
-    from teva_data.artifact import Artifact, write_layout
     from teva_jax.engine import JaxEngine
     from teva_torch import TorchEngine
 
@@ -216,13 +223,8 @@ def by_jax(device: torch.device, work: Path) -> list[Row]:
         return [{"case": "jax", "not available": f"jax computes on {jax.default_backend()}"}]
     rows, texts = list[Row](), _texts(16, 200)
     for name in ("Bert", "Llama", "Mistral", "Qwen3", "Gemma3Text"):
-        place = work / name
         model = _retriever(name, torch.device("cpu"), "last")
-        model.backbone.save_pretrained(place)
-        (place / "tokenizer.json").write_text("{}")
-        prompts = {"query": "", "document": ""}
-        write_layout(place, pooling="last", normalize=True, dim=256, max_length=512, prompts=prompts, teva={}, card="")
-        artifact = Artifact(place, str(place), None, "last", True, 256, 512, prompts)
+        artifact = _artifact(work / name, model)
         expected = TorchEngine(model).encode(texts)
         row: Row = {"case": f"jax, {name}"}
         for dtype, least in (("float32", 0.9999), ("bfloat16", 0.99)):
@@ -248,7 +250,7 @@ def main() -> int:
     rows = list[Row]()
     with tempfile.TemporaryDirectory(dir=options.output) as work:
         cases: tuple[Callable[[], list[Row]], ...] = (
-            lambda: packing(device), lambda: caching(device, Path(work)), lambda: memory(device),
+            lambda: packing(device), lambda: caching(device, Path(work)), lambda: memory(device, Path(work)),
             lambda: resumed(device, Path(work)), lambda: by_jax(device, Path(work)),
         )  # fmt: skip
         for case in cases:

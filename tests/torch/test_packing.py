@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+import inspect
+
 import pytest
 from tests.torch.backbones import ARCHITECTURES, DECODERS, make
 
@@ -157,13 +160,35 @@ def test_what_cannot_be_packed(tmp_path, monkeypatch):
     assert "newer GPUs" in packing.why_not(llama, cuda, torch.bfloat16)
 
 
-def test_the_kernel_takes_what_it_is_given():
-    # Without a GPU the kernel itself cannot run; that its arguments are these can be told.
-    import inspect
+def of_torch_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=None
+):
+    """The signature and the terms of that kernel: as many heads of keys as of queries."""
+    assert query.shape[1] == key.shape[1] == value.shape[1]
+    ends = (cu_seq_q, cu_seq_k, max_q, max_k)
+    return reference(query, key, value, *ends, scale=scale, window_size=window_size, enable_gqa=False)
 
-    known = inspect.signature(packing._torch_kernel()).parameters
-    assert list(known)[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
-    assert {"scale", "window_size", "enable_gqa"} <= known.keys()
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_kernel_gets_what_it_takes(monkeypatch, older):
+    # Without a GPU the kernel itself cannot run; that it would take what it is given can be told.
+    from torch.nn.attention import varlen
+
+    signature = inspect.signature(of_torch_2_11 if older else varlen.varlen_attn)
+
+    kernel = of_torch_2_11 if older or "enable_gqa" not in signature.parameters else reference
+
+    @functools.wraps(of_torch_2_11 if older else varlen.varlen_attn)
+    def checked(*words, **options):
+        signature.bind(*words, **options)
+        return kernel(*words, **options)
+
+    monkeypatch.setattr(varlen, "varlen_attn", checked)
+    generator, ends = torch.Generator().manual_seed(0), torch.tensor([0, 3, 4, 9], dtype=torch.int32)
+    query, key, value = (torch.randn(9, heads, 8, generator=generator) for heads in (4, 2, 2))
+    words, options = (ends, ends, 5, 5), {"scale": 0.3, "window_size": (2, 0)}
+    found = packing._torch_kernel()(query, key, value, *words, **options, enable_gqa=True)
+    torch.testing.assert_close(found, reference(query, key, value, *words, **options, enable_gqa=True))
 
 
 def test_flash_attention(recipe, monkeypatch):

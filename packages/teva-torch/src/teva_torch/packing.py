@@ -8,6 +8,7 @@ padded rows, so pooling and loss know nothing of it.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -219,4 +220,16 @@ def _torch_kernel() -> Callable[..., Tensor]:
     from torch.nn.attention.varlen import varlen_attn
 
     kernel: Callable[..., Any] = varlen_attn
-    return kernel
+    return kernel if "enable_gqa" in inspect.signature(kernel).parameters else _with_as_many_heads(kernel)
+
+
+def _with_as_many_heads(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A kernel that wants as many heads of keys as of queries (torch before 2.12): theirs are repeated for it."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *rest: Any, enable_gqa: bool, **options: Any) -> Tensor:
+        if enable_gqa:
+            times = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+        return kernel(query, key, value, *rest, **options)
+
+    return attend
