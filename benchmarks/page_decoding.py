@@ -97,7 +97,7 @@ def _enlarged(pages: Path, directory: Path, most: int = 128) -> Path:
          "positive_document_ids": [one for one in query.positive_document_ids if one in kept]}
         for query in dataset.queries("train").queries(0, len(dataset.queries("train")))
     ]  # fmt: skip
-    rows = {
+    rows: dict[str, list[dict[str, Any]]] = {
         "corpus": [{"docid": docid, "image": image} for docid, image in kept.items()],
         "train": [query for query in queries if query["positive_document_ids"]],
     }
