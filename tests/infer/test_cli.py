@@ -9,7 +9,7 @@ import pytest
 
 import teva_infer
 from teva_data.runs import read_run
-from teva_infer import cli, encoding, searching
+from teva_infer import cli, clusters, encoding, searching
 from teva_infer.cli import main
 
 HEAVY = ("torch", "transformers", "tokenizers", "faiss", "pyarrow", "teva_torch")
@@ -93,17 +93,26 @@ def test_errors_are_one_line_and_status_1(tiny_model, tiny_data, bag, tmp_path, 
     assert caught.value.code == 2
 
 
+OWN = {"engine_option": "engine_options", "knob": "knobs"}  # key=value words, of which the verb makes a mapping
+
+
+def _options(verb):
+    """Name to parameter of a verb, those in a dataclass of options among them."""
+    found = dict(inspect.signature(verb).parameters)
+    if shared := found.pop("options", None):
+        found |= inspect.signature(type(shared.default)).parameters
+    return found
+
+
 def test_defaults_are_those_of_the_api():
     for verb, function in (
         (cli.encode, encoding.encode),
+        (cli.ray_encode, clusters.encode_on_ray),
         (cli.search, searching.search),
         (cli.merge, searching.merge_runs),
     ):
-        api = inspect.signature(function).parameters
-        for name, parameter in inspect.signature(verb).parameters.items():
-            if name in ("engine_option", "knob"):  # key=value words, of which the verb makes a mapping
-                continue
-            if parameter.default is not parameter.empty:
+        api, options = inspect.signature(function).parameters, _options(verb)
+        for name, parameter in options.items():
+            if name not in OWN and parameter.default is not parameter.empty:
                 assert parameter.default == api[name].default, name
-        words = {name + "s" * (name in ("engine_option", "knob")) for name in inspect.signature(verb).parameters}
-        assert words == set(api)
+        assert {OWN.get(name, name) for name in options} == set(api)

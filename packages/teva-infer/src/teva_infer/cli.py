@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,44 +15,18 @@ from teva_data.commandline import run
 from teva_data.errors import TevaError
 
 
-def encode(
-    model: str,
-    dataset: Path,
-    /,
-    *,
-    output: Path,
-    split: str | None = None,
-    engine: str = "torch",
-    device: str = "auto",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    vector_dtype: Literal["float32", "float16", "int8", "binary"] = "float32",
-    dim: int | None = None,
-    shard_size: int = 8192,
-    batch_tokens: int = 16384,
-    batch_rows: int = 1024,
-    query_prompt: str | None = None,
-    document_prompt: str | None = None,
-    max_length: int | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    offline: bool = False,
-    engine_option: tuple[str, ...] = (),
-    bad_media: Literal["error", "skip"] = "error",
-    overwrite: bool = False,
-) -> None:
-    """Encode a dataset's corpus, or the queries of a split, into shards. A killed run goes on when started again.
+@dataclasses.dataclass
+class EncodeOptions:
+    """What `encode` and `ray-encode` share.
 
-    Args:
-        model: a model directory (of teva or of sentence-transformers) or a hub id.
-        dataset: the dataset's directory.
-        output: the directory for the shards.
+    Attributes:
         split: the split whose queries are encoded; without it, the corpus.
         engine: the engine that encodes: torch, jax, vllm, http.
-        device: auto, cpu, cuda, cuda:1, mps; several with commas between them, or all (GPUs).
+        device: auto, cpu, cuda, cuda:1, mps; for encode also several with commas between them, or all (GPUs).
         dtype: what the model computes in.
         vector_dtype: how vectors are stored.
         dim: numbers kept of each vector (Matryoshka); vectors are normalised again.
-        shard_size: rows of a shard; what a kill can cost.
+        shard_size: rows of a shard; what a kill or a lost worker can cost.
         batch_tokens: tokens of a batch, counted as rows times the longest row.
         batch_rows: rows of a batch at most.
         query_prompt: put before every query instead of the model's own.
@@ -65,14 +40,55 @@ def encode(
             and names it in the log and the manifest. A work that ended with an error goes on with skip.
         overwrite: remove other embeddings that lie in the output directory.
     """
+
+    split: str | None = None
+    engine: str = "torch"
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    vector_dtype: Literal["float32", "float16", "int8", "binary"] = "float32"
+    dim: int | None = None
+    shard_size: int = 8192
+    batch_tokens: int = 16384
+    batch_rows: int = 1024
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    max_length: int | None = None
+    revision: str | None = None
+    token: str | None = None
+    offline: bool = False
+    engine_option: tuple[str, ...] = ()
+    bad_media: Literal["error", "skip"] = "error"
+    overwrite: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments of `teva_infer.encode` and `encode_on_ray`."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        words = found.pop("engine_option")
+        return {**found, "engine_options": options_of(words)}
+
+
+SharedOptions = Annotated[EncodeOptions, tyro.conf.arg(name="")]
+
+
+def encode(
+    model: str,
+    dataset: Path,
+    /,
+    *,
+    output: Path,
+    options: SharedOptions = EncodeOptions(),  # noqa: B008 - not changed
+) -> None:
+    """Encode a dataset's corpus, or the queries of a split, into shards. A killed run goes on when started again.
+
+    Args:
+        model: a model directory (of teva or of sentence-transformers) or a hub id.
+        dataset: the dataset's directory.
+        output: the directory for the shards.
+        options: see below.
+    """
     from .encoding import encode as run_encode
 
-    found = run_encode(
-        model, dataset, output, split=split, engine=engine, device=device, dtype=dtype, vector_dtype=vector_dtype,
-        shard_size=shard_size, batch_tokens=batch_tokens, batch_rows=batch_rows, query_prompt=query_prompt,
-        document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
-        dim=dim, engine_options=options_of(engine_option), bad_media=bad_media, overwrite=overwrite,
-    )  # fmt: skip
+    found = run_encode(model, dataset, output, **options.arguments())
     print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
     if found.left_out:
         print(f"{len(found.left_out):,} left out, named in {output / 'manifest.json'}")
@@ -416,24 +432,7 @@ def ray_encode(
     gpus: float = 0,
     cpus: float = 1,
     writes: Literal["here", "workers"] = "here",
-    split: str | None = None,
-    engine: str = "torch",
-    device: str = "auto",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    vector_dtype: Literal["float32", "float16", "int8", "binary"] = "float32",
-    dim: int | None = None,
-    shard_size: int = 8192,
-    batch_tokens: int = 16384,
-    batch_rows: int = 1024,
-    query_prompt: str | None = None,
-    document_prompt: str | None = None,
-    max_length: int | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    offline: bool = False,
-    engine_option: tuple[str, ...] = (),
-    bad_media: Literal["error", "skip"] = "error",
-    overwrite: bool = False,
+    options: SharedOptions = EncodeOptions(),  # noqa: B008 - not changed
 ) -> None:
     """Encode by the workers of a Ray cluster (RAY_ADDRESS; of this machine where not set), into the same shards.
 
@@ -446,34 +445,13 @@ def ray_encode(
         cpus: of each worker.
         writes: who writes shards: here, this process, which takes in all vectors; or workers, where they see the output
             directory under the same path (for many workers).
-        split: the split whose queries are encoded; without it, the corpus.
-        engine: the engine that encodes.
-        device: where each worker computes.
-        dtype: what it computes in.
-        vector_dtype: how vectors are stored.
-        dim: numbers kept of each vector (Matryoshka).
-        shard_size: rows of a shard; what a lost worker costs.
-        batch_tokens: tokens of a batch, counted as rows times the longest row.
-        batch_rows: rows of a batch at most.
-        query_prompt: put before every query instead of the model's own.
-        document_prompt: put before every document instead of the model's own.
-        max_length: tokens, special ones included, instead of the model's own limit.
-        revision: commit, tag or branch on the hub.
-        token: the hub's access token; each worker's own without it.
-        offline: use only what each worker's cache of the hub holds.
-        engine_option: the engine's own, as encode takes them.
-        bad_media: error, or skip: leave out what has a picture that cannot be read, and name it.
-        overwrite: remove other embeddings that lie in the output directory.
+        options: those of encode, for each worker.
     """
     from .clusters import encode_on_ray
 
     found = encode_on_ray(
-        model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, writes=writes, split=split, engine=engine,
-        device=device, dtype=dtype, vector_dtype=vector_dtype, dim=dim, shard_size=shard_size,
-        batch_tokens=batch_tokens, batch_rows=batch_rows, query_prompt=query_prompt,
-        document_prompt=document_prompt, max_length=max_length, revision=revision, token=token, offline=offline,
-        engine_options=options_of(engine_option), bad_media=bad_media, overwrite=overwrite,
-    )  # fmt: skip
+        model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, writes=writes, **options.arguments()
+    )
     print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
 
 

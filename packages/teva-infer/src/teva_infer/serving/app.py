@@ -116,7 +116,6 @@ def make_app(
     }
     for name, batcher in batchers.items():
         metrics.waiting.labels(name).set_function(batcher.waiting)
-    decoding = anyio.CapacityLimiter(2)  # a decoded picture can take hundreds of megabytes
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -160,6 +159,14 @@ def make_app(
         """For Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    _offer_media(app, systems)
+    _offer_page(app)
+    return app
+
+
+def _offer_media(app: FastAPI, systems: Mapping[str, System]) -> None:
+    decoding = anyio.CapacityLimiter(2)  # a decoded picture can take hundreds of megabytes
+
     @app.get("/media/{system}/{row}/{number}", response_class=Response, responses={206: {}, 404: {}, 416: {}})
     async def media(
         request: Request,
@@ -185,6 +192,8 @@ def make_app(
             logger.warning("serve: %s", error)
             raise HTTPException(404, f"the {piece.kind} cannot be read; the service's log says why") from error
 
+
+def _offer_page(app: FastAPI) -> None:
     @app.get("/", response_class=HTMLResponse)
     async def page() -> HTMLResponse:
         """A page for people."""
@@ -195,8 +204,6 @@ def make_app(
             "frame-ancestors 'none'"
         )
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
-
-    return app
 
 
 def _found(system: str, hit: Hit) -> Found:
