@@ -8,6 +8,7 @@ too, with its extras and what tests need: those that use another package are lef
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,11 +24,13 @@ WITHOUT = {
     "teva-torch": ["jax", "faiss"],
     "teva-jax": ["torch", "faiss", "tensorflow"],
 }
-# Extras that a package's tests use, their directory, and files in it that are about another package too. The tests of
-# the others ask each other and their peers throughout.
+# Extras that a package's tests use, their directory, and what else they ask: peers, and makers of tiny models.
+PEERS = ("sentence-transformers", "torch", "peft", "accelerate", "tensorboard", "bitsandbytes", "deepspeed")
 TESTED = {
     "teva-data": ("inputs,image,audio,video", "data", ()),
-    "teva-eval": ("bm25,report", "eval", ("test_pictures.py", "test_mteb.py")),
+    "teva-eval": ("bm25,report", "eval", ()),
+    "teva-torch": ("lora,trackers", "torch", ("pillow", "soundfile", "soxr", "torchcodec", *PEERS)),
+    "teva-jax": ("", "jax", PEERS),
 }
 CHECK = """
 import importlib.util, sys, {module} as module
@@ -75,21 +78,33 @@ def main() -> None:
 
 
 def _test(package: str, environment: Path, wheel: Path, work: Path, constraints: Path, newest: str) -> None:
-    """Run a package's own tests where no other package of the workspace is."""
+    """Run a package's own tests where no other package of the workspace is (but teva-data, which all need)."""
     if package not in TESTED:
-        print(f"{package}: its tests ask other packages and peers; they run in the shared environment alone")
+        print(f"{package}: its tests want an engine, another package: they run in the shared environment alone")
         return
-    extras, directory, others = TESTED[package]
+    extras, directory, peers = TESTED[package]
     run(
         "uv", "pip", "install", "--quiet", "--no-config", "--python", environment, "--find-links", work / "dist",
         "--constraints", constraints, "--exclude-newer-package", "teva-data=2100-01-01", "--exclude-newer", newest,
-        f"{wheel}[{extras}]", "pytest", "pytest-timeout", "pytest-random-order", "hypothesis", "ir-measures",
+        f"{wheel}[{extras}]", *peers, "pytest", "pytest-timeout", "pytest-random-order", "pytest-xdist", "hypothesis",
+        "ir-measures",
     )  # fmt: skip
     python = environment / "bin" / "python"
-    left_out = [f"--ignore=tests/{directory}/{name}" for name in others]
-    done = subprocess.run([python, "-m", "pytest", "-q", f"tests/{directory}", *left_out], cwd=ROOT, check=False)
+    left_out = _asking_others(package, ROOT / "tests" / directory)
+    for name in left_out:
+        print(f"{package}: {name} asks another package and is left out")
+    words = ["-n", "2", "--dist", "loadfile", f"tests/{directory}", *(f"--ignore={name}" for name in left_out)]
+    done = subprocess.run([python, "-m", "pytest", "-q", *words], cwd=ROOT, check=False)
     if done.returncode:
         sys.exit(f"{package}: its tests fail where it is installed alone")
+
+
+def _asking_others(package: str, directory: Path) -> list[str]:
+    """Files of tests that name a package of the workspace which this one does not bring."""
+    brought = {package.replace("-", "_"), "teva_data"}
+    others = re.compile(rf"\b(?:{'|'.join(sorted({name.replace('-', '_') for name in WITHOUT} - brought))})\b")
+    files = sorted(directory.glob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if others.search(file.read_text())]
 
 
 if __name__ == "__main__":
