@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -15,9 +16,10 @@ from tests.infer.test_search import store
 
 from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, TevaError
+from teva_data.files import read_sealed, write_sealed
 from teva_data.runs import read_run
 from teva_infer.cli import main
-from teva_infer.indexes import find_kind, known_kinds, tuning
+from teva_infer.indexes import building, find_kind, known_kinds, tuning
 from teva_infer.indexes.building import MANIFEST, build_index, part_name
 from teva_infer.indexes.opened import Index
 from teva_infer.indexes.rescoring import rescore
@@ -243,6 +245,90 @@ def test_a_killed_build(corpus, tmp_path):
     assert not (tmp_path / "i" / part_name(2)).exists()
     build_index(corpus, tmp_path / "i", kind="hnsw", part_rows=600)
     assert len(Index(tmp_path / "i", corpus)._parts) == 5
+
+
+def test_settings_that_the_structure_would_not_survive(corpus, tmp_path):
+    """FAISS divides by zero, ends the process, or goes on with another number."""
+    few = store(tmp_path / "few", clustered(45, 3))
+    for kind, settings, told in (
+        ("hnsw", {"links": 1}, "links: found 1; expected at least 2"), ("ivf", {"graph": 1}, "graph: found 1"),
+        ("ivf", {"lists": 46}, "lists: found 46; expected at most the 45 vectors"),
+        ("pq", {}, "learns from 256 vectors at least; found 45"),
+        ("hnsw", {"links": 2**31}, "links: found 2147483648; expected at most 2,147,483,647"),
+    ):  # fmt: skip
+        with pytest.raises(TevaError, match=told):
+            build_index(few, tmp_path / "i", kind=kind, settings=settings)
+    for seed in (-1, 2**31):
+        with pytest.raises(TevaError, match="seed: found"):
+            build_index(few, tmp_path / "i", seed=seed)
+    build_index(few, tmp_path / "hnsw", kind="hnsw", settings={"links": 2})
+    with pytest.raises(TevaError, match="efSearch: found 2147483648"):
+        Index(tmp_path / "hnsw", few, {"efSearch": 2**31})
+    assert find_kind("pq").resolve({}, dim=4, rows=300)["bytes"] == 1
+
+
+def test_a_full_disk_is_told(corpus, tmp_path):
+    """FAISS's own file says nothing of what is lost when it is closed."""
+    for kind in ("flat", "binary"):
+        structure = find_kind(kind).empty({}, dim=DIM, seed=0)
+        structure.add(clustered(5, 1))
+        with pytest.raises(OSError, match="No space left"):
+            structure.save(Path("/dev/full"))
+
+
+def test_an_index_of_a_part_is_that_parts_alone(tmp_path):
+    corpus = store(tmp_path / "c", clustered(300, 6), shard=100)
+    build_index(corpus.part(1, 3), tmp_path / "i", kind="flat")
+    _, rows, _ = Index(tmp_path / "i", corpus.part(1, 3)).search(corpus.matrix()[[150]], 1)
+    assert rows.tolist() == [[50]]
+    for other in (corpus, corpus.part(0, 3)):
+        with pytest.raises(DataError, match="an index of other embeddings"):
+            Index(tmp_path / "i", other)
+
+
+@pytest.mark.parametrize("kind", ["flat", "sq8"])
+def test_vectors_too_long_are_refused_as_exact_search_does(kind, tmp_path):
+    corpus = store(tmp_path / "c", clustered(100, 6) * np.float32(1e25))
+    build_index(corpus, tmp_path / "i", kind=kind)
+    asked = clustered(2, 7) * np.float32(1e15)
+    for search_ in (lambda: search_block(asked, corpus, 3), lambda: Index(tmp_path / "i", corpus).search(asked, 3)):
+        with pytest.raises(DataError, match="scores too large for float32"):
+            search_()
+
+
+def test_what_else_lies_there_stays(corpus, tmp_path, monkeypatch):
+    """Another program's files, and a build that was killed before it had learned anything."""
+    (tmp_path / "mine.index").write_text("precious")
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building._Build, "_train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, tmp_path, kind="ivf")
+    with pytest.raises(DataError, match="unfinished index"):
+        Index(tmp_path, corpus)
+    build_index(corpus, tmp_path, kind="ivf")
+    assert (tmp_path / "mine.index").read_text() == "precious"
+
+
+def test_an_index_of_another_version_is_not_gone_on_with(corpus, tmp_path):
+    build_index(corpus, tmp_path, kind="flat")
+    found = read_sealed(tmp_path / MANIFEST)
+    write_sealed(tmp_path / MANIFEST, {**found, "schema": "1"})
+    with pytest.raises(TevaError, match="one that this version does not read"):
+        build_index(corpus, tmp_path, kind="flat")
+
+
+def test_tune_of_what_does_not_belong_together(corpus, queries, tmp_path):
+    build_index(corpus, tmp_path / "i", kind="flat")
+    other = store(tmp_path / "q", clustered(5, 2)[:, :8], "query", prefix="q")
+    with pytest.raises(TevaError, match="do not belong together: dim"):
+        tune(tmp_path / "i", corpus, other, tmp_path / "t")
+    for numbers in ({"depth": 0}, {"most_queries": -1}):
+        with pytest.raises(TevaError, match="start at 1"):
+            tune(tmp_path / "i", corpus, queries, tmp_path / "t", **numbers)
 
 
 def test_what_does_not_fit_is_refused(corpus, queries, tmp_path):

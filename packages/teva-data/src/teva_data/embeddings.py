@@ -247,7 +247,7 @@ class Embeddings:
 
     Attributes:
         directory: where it lies.
-        manifest: the contents of ``manifest.json``.
+        manifest: the contents of ``manifest.json``; of a part, with its own shards alone.
         dim: numbers in a vector.
         dtype: "float32", "float16", "int8" or "binary", as stored.
         normalized: whether the model says that its vectors have length 1.
@@ -260,7 +260,7 @@ class Embeddings:
         job = manifest["job"]
         self.dim, self.dtype = int(job["dim"]), str(job["dtype"])
         self.normalized, self.role = bool(job.get("normalized", False)), str(job.get("role", ""))
-        entries = sorted(manifest["shards"], key=lambda entry: str(entry["file"]))
+        entries = self._entries = sorted(manifest["shards"], key=lambda entry: str(entry["file"]))
         self.left_out = {name: why for entry in entries for name, why in entry.get("left_out", {}).items()}
         self._files = [directory / entry["file"] for entry in entries]
         self._starts = np.cumsum([0, *(entry["rows"] for entry in entries)])
@@ -311,6 +311,8 @@ class Embeddings:
         low, high = (len(self._files) * each // count for each in (number, number + 1))
         part = copy.copy(self)
         part._files = self._files[low:high]
+        part._entries = self._entries[low:high]
+        part.manifest = {**self.manifest, "shards": part._entries}  # an index of one part is not that of another
         part._starts = self._starts[low : high + 1] - self._starts[low]
         return part
 

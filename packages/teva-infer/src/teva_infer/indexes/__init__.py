@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 GROUP = "teva_infer.indexes"
+MOST = 2**31 - 1
+"""The largest setting or knob: a structure's library may hold it in 32 bits, and would go on with another number."""
+
 Numbers = Mapping[str, int]
 
 
@@ -127,6 +130,17 @@ def moved(structure: Structure, device: str) -> Structure:
     if device != "cpu":
         raise TevaError(f"device {device!r}: {type(structure).__name__} is searched on the CPU alone")
     return structure
+
+
+def bounded(given: Numbers) -> None:
+    """Refuse numbers past :data:`MOST`.
+
+    Raises:
+        TevaError: names the first one.
+    """
+    for name, value in given.items():
+        if value > MOST:
+            raise TevaError(f"{name}: found {value}; expected at most {MOST:,}")
 
 
 def checked(given: Numbers, known: Mapping[str, object], what: str) -> None:

@@ -22,10 +22,18 @@ import numpy as np
 
 from teva_data.embeddings import Embeddings
 from teva_data.errors import TevaError
-from teva_data.files import checksum, fingerprint, lock_directory, read_sealed, remove_leftovers, write_sealed
+from teva_data.files import (
+    checksum,
+    fingerprint,
+    lock_directory,
+    naming,
+    read_sealed,
+    remove_leftovers,
+    write_sealed,
+)
 from teva_data.progress import Progress
 
-from . import Kind, Numbers, Structure, find_kind, moved
+from . import MOST, Kind, Numbers, Structure, bounded, find_kind, moved
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +88,12 @@ def build_index(
     corpus = corpus if isinstance(corpus, Embeddings) else Embeddings.open(corpus)
     if part_rows < 1:
         raise TevaError(f"part_rows: found {part_rows}; expected at least 1")
+    if not 0 <= seed <= MOST:
+        raise TevaError(f"seed: found {seed}; expected 0 to {MOST:,}")
     if not len(corpus):
         raise TevaError(f"{corpus.directory}: no vectors to index")
     found = find_kind(kind)
+    bounded(settings or {})
     job = {
         "kind": kind, "settings": found.resolve(settings or {}, dim=corpus.dim, rows=len(corpus)), "dim": corpus.dim,
         "rows": len(corpus), "part_rows": part_rows, "seed": seed, "embeddings": contents(corpus),
@@ -104,21 +115,21 @@ class _Build:
         manifest = read_sealed(output / MANIFEST)
         if manifest is None and (output / MANIFEST).exists() and not overwrite:
             raise TevaError(f"{output / MANIFEST}: damaged. Build the index again with overwrite=True (--overwrite)")
-        if manifest is not None and manifest.get("job") != self.job and not overwrite:
+        same = manifest is not None and manifest.get("job") == self.job and manifest.get("schema") == SCHEMA
+        if manifest is not None and not same and not overwrite:
             raise TevaError(
-                f"{output}: holds another index ({_difference(manifest.get('job'), self.job)}). Use another directory, "
+                f"{output}: holds another index ({_difference(manifest, self.job)}). Use another directory, "
                 "or overwrite=True (--overwrite)"
             )
-        same = manifest is not None and manifest.get("job") == self.job
         files = manifest["files"] if manifest is not None and same else {}
         self.files = {name: entry for name, entry in files.items() if _whole(output / name, entry)}
         for name in files.keys() - self.files.keys():
             logger.warning("%s: damaged or missing; it is built anew", output / name)
         for name in ("*.index", MANIFEST):
             remove_leftovers(output, name)
-        for path in output.glob("*.index"):
+        for path in (output / TRAINED, *output.glob("part-[0-9]*.index")):
             if path.name not in self.files:
-                path.unlink()
+                path.unlink(missing_ok=True)
         self._note()
 
     def go(self) -> None:
@@ -136,8 +147,10 @@ class _Build:
                 longest = 0.0
                 for vectors in rows_between(self.corpus, *parts[number]):
                     structure.add(vectors)
+                    with np.errstate(over="ignore"):  # searching refuses vectors that are so long
+                        squares = np.vecdot(vectors, vectors)
                     # Rounded up: how far a float32 product can be off follows from it.
-                    longest = max(longest, float(np.sqrt(np.vecdot(vectors, vectors).max())) * 1.001)
+                    longest = max(longest, float(np.sqrt(squares.max())) * 1.001)
                     progress.add(len(vectors))
                 self._keep(part_name(number), structure, longest=longest)
 
@@ -155,9 +168,14 @@ class _Build:
     def _keep(self, name: str, structure: Structure, **facts: float) -> None:
         # Written by the structure's own library, which takes a path: renamed when it is whole.
         temporary = self.output / f".{name}.new.tmp"
-        structure.save(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        try:
+            with naming(self.output / name):
+                structure.save(temporary)
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         entry = {"bytes": temporary.stat().st_size, "checksum": checksum(temporary), **facts}
         temporary.replace(self.output / name)
         self.files[name] = entry
@@ -190,7 +208,8 @@ def _whole(path: Path, entry: Mapping[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["bytes"] and checksum(path) == entry["checksum"]
 
 
-def _difference(old: Any, new: Mapping[str, Any]) -> str:
-    if not isinstance(old, dict):
+def _difference(manifest: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    old = manifest.get("job")
+    if not isinstance(old, dict) or manifest.get("schema") != SCHEMA:
         return "one that this version does not read"
     return ", ".join(f"{key}: {old.get(key)!r}, not {new[key]!r}" for key in new if old.get(key) != new[key])

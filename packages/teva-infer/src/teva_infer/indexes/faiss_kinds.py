@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every
 
 import faiss  # noqa: E402
 
+_WRITTEN = 1 << 20  # bytes at a time
+_LEAST = {"links": 2}  # of settings; FAISS divides by the logarithm of a graph's links
+
 # FAISS warns below 39 training vectors for each centroid; more than 64 change little.
 _FOR_EACH_LIST = 64
-_CODEBOOK = 256 * 64  # training vectors of the 256 entries of a product quantiser
+_ENTRIES = 256  # of a product quantiser's codebook
+_CODEBOOK = _ENTRIES * 64  # training vectors of them
 # From here on a graph over the centroids finds a vector's list; comparing with all of them takes most of a build.
 _MANY_LISTS = 8192
 
@@ -54,11 +58,19 @@ class FaissKind:
         if "graph" in found and "graph" not in settings and found["lists"] >= _MANY_LISTS:
             found["graph"] = 32
         if "bytes" in found:
-            found["bytes"] = found["bytes"] or max(size for size in range(1, dim // 8 + 1) if dim % size == 0)
-            if dim % found["bytes"]:
+            found["bytes"] = found["bytes"] or max(size for size in range(1, max(1, dim // 8) + 1) if dim % size == 0)
+            if found["bytes"] < 1 or dim % found["bytes"]:
                 raise TevaError(f"bytes: found {found['bytes']}; expected a divisor of the dimension {dim}")
-        if any(value < (name != "graph") for name, value in found.items()):
-            raise TevaError(f"settings of an index start at 1; found {found}")
+            if rows < _ENTRIES:
+                raise TevaError(f"an index of codes learns from {_ENTRIES} vectors at least; found {rows}. "
+                                "Take another kind: so few are searched at once")  # fmt: skip
+        if found.get("graph") == 1:
+            raise TevaError("graph: found 1; expected 0 (none), or at least 2 links")
+        for name, value in found.items():
+            if value < (least := 0 if name == "graph" else _LEAST.get(name, 1)):
+                raise TevaError(f"{name}: found {value}; expected at least {least}")
+        if found.get("lists", 0) > rows:
+            raise TevaError(f"lists: found {found['lists']}; expected at most the {rows} vectors there are")
         return found
 
     def sample(self, settings: Numbers) -> int:
@@ -112,7 +124,8 @@ class FaissStructure:
 
     def save(self, file: Path) -> None:
         """See :class:`teva_infer.indexes.Structure`."""
-        faiss.write_index(self.index if self._resources is None else faiss.index_gpu_to_cpu(self.index), str(file))
+        index = self.index if self._resources is None else faiss.index_gpu_to_cpu(self.index)
+        _write(faiss.write_index, index, file)
 
     def join(self, other: FaissStructure, first_row: int) -> bool:
         """See :class:`teva_infer.indexes.Structure`: lists and flat vectors are put together, graphs are not."""
@@ -206,7 +219,13 @@ class BinaryStructure:
 
     def save(self, file: Path) -> None:
         """See :class:`teva_infer.indexes.Structure`."""
-        faiss.write_index_binary(self.index, str(file))
+        _write(faiss.write_index_binary, self.index, file)
+
+
+def _write(write: Callable[..., None], index: Any, file: Path) -> None:
+    """By Python's file: of a disk that is full when its own is closed, FAISS only prints."""
+    with file.open("wb") as opened:
+        write(index, faiss.PyCallbackIOWriter(opened.write, _WRITTEN))  # type: ignore[attr-defined]
 
 
 _PROBES = {"nprobe": (16, 1, 2, 4, 8, 32, 64, 128, 256)}

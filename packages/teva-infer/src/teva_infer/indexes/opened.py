@@ -13,7 +13,7 @@ from teva_data.errors import DataError, TevaError
 from teva_data.files import checksum, read_sealed
 from teva_infer.topk import TopK
 
-from . import Numbers, Structure, checked, find_kind, moved
+from . import Numbers, Structure, bounded, checked, find_kind, moved
 from .building import MANIFEST, SCHEMA, contents, part_name
 from .rescoring import rescore
 
@@ -53,7 +53,7 @@ class Index:
             )  # fmt: skip
         self.kind = find_kind(self.job["kind"])
         self.knobs = self.resolve(knobs or {})
-        self._longest = max(entry.get("longest", 0.0) for entry in manifest["files"].values())
+        self._longest = max((entry.get("longest", 0.0) for entry in manifest["files"].values()), default=0.0)
         self._parts: list[tuple[int, int, Structure]] = []  # first row, rows
         size, total = self.job["part_rows"], self.job["rows"]
         for number, start in enumerate(range(0, total, size)):
@@ -68,6 +68,7 @@ class Index:
         """
         found = {**{name: values[0] for name, values in self.kind.knobs.items()}, OVERSAMPLE: self.kind.oversample}
         checked(knobs, found, "a knob of the index")
+        bounded(knobs)
         found |= knobs
         for name, value in found.items():
             if value < (name != OVERSAMPLE):
@@ -102,6 +103,10 @@ class Index:
         self, queries: np.ndarray, depth: int, knobs: Numbers
     ) -> Iterator[int | tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Search; yields the rows of each part that is done, and the hits at the end."""
+        lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
+        if self._longest * lengths.max(initial=0) > np.finfo(np.float32).max / 2:
+            raise DataError("scores too large for float32", file=self.corpus.directory, field="vector",
+                            hint="These vectors are too long for inner products; normalise them")  # fmt: skip
         own = {name: value for name, value in knobs.items() if name != OVERSAMPLE}
         wanted = max(1, knobs[OVERSAMPLE]) * depth
         candidates = TopK(len(queries), min(wanted, self.job["rows"]))

@@ -15,7 +15,7 @@ from teva_data.embeddings import Embeddings
 from teva_data.errors import TevaError
 from teva_data.files import atomic_file, write_json
 from teva_data.progress import Progress
-from teva_infer.searching import search_block
+from teva_infer.searching import check_pair, search_block
 
 from .opened import OVERSAMPLE, Index
 
@@ -101,9 +101,12 @@ def tune(
 
     Raises:
         DataError: damaged or unfinished embeddings or index, or an index of other embeddings.
-        TevaError: no queries.
+        TevaError: no queries, queries of another model, or numbers below 1.
     """
+    if min(depth, most_queries) < 1:
+        raise TevaError(f"depth and most_queries start at 1; found {depth} and {most_queries}")
     corpus, queries = (each if isinstance(each, Embeddings) else Embeddings.open(each) for each in (corpus, queries))
+    check_pair(queries, corpus)
     index = Index(directory, corpus)
     vectors = _first(queries, most_queries)
     depth = min(depth, len(corpus))
@@ -154,8 +157,6 @@ def _first(queries: Embeddings, most: int) -> np.ndarray:
         count += len(parts[-1])
         if count == most:
             break
-    if not count:
-        raise TevaError(f"{queries.directory}: no queries to measure with")
     return np.concatenate(parts)
 
 
