@@ -138,6 +138,14 @@ def test_bad_requests_are_told_why(client, request_, status, told):
     assert told in answer.text
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e400", '["\\ud800"]'])
+def test_what_json_cannot_give_back_is_refused_too(client, value):
+    for body in (f'{{"query": "a", "depth": {value}}}', f'{{"query": "a", "\\ud800": {value}}}'):
+        answer = client.post("/search", content=body)
+        assert answer.status_code == 422
+        assert {"type", "loc", "msg"} == set(answer.json()["detail"][0])
+
+
 def test_other_bodies(client):
     assert client.post("/search", content=b"{").status_code == 422
     assert client.post("/search", content=b'{"query": "\\ud800"}').status_code == 422
@@ -306,9 +314,23 @@ def test_what_does_not_belong_together_is_refused(data, tiny_model, parts, tmp_p
     (grown / "corpus.jsonl").write_text("\n".join([*lines[1:], lines[0]]) + "\n")
     with pytest.raises(TevaError, match="Encode it again"):
         System("x", tiny_model, grown, parts[0])
-    for word in ("exact", "=a,b", "a/b=x,y", "a?b=x,y", "a=x", "a=x,,y"):
+    for word in ("exact", "=a,b", "a/b=x,y", "a?b=x,y", "a=x", "a=x,,y", "..=x,y"):
         with pytest.raises(TevaError, match="expected NAME=MODEL,EMBEDDINGS"):
-            serve([word], data)
+            serve(["good=x,y", word], data)
+    for settings in ({"batch": 0}, {"queue": 0}, {"wait": -1.0}):
+        with pytest.raises(TevaError, match="batch and queue start at 1"):
+            serve(["a=x,y"], data, **settings)
+    with pytest.raises(TevaError, match="knobs are of an index"):
+        serve(["a=x,y"], data, knobs={"efSearch": 3})
+
+
+def test_each_reads_the_documents_that_it_asked_for(systems, monkeypatch):
+    read: list[int] = []
+    store = type(systems["exact"].store)
+    plain = store.get
+    monkeypatch.setattr(store, "get", lambda self, rows: (read.append(len(rows)), plain(self, rows))[1])
+    found = systems["exact"].search(QUESTIONS[:3], [2, 40, 1])
+    assert [len(hits) for hits in found] == read == [2, 40, 1]
 
 
 def test_a_process_that_is_told_to_stop_answers_first(data, tiny_model, parts):

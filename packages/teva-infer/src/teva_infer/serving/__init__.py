@@ -14,7 +14,7 @@ from pathlib import Path
 from teva_data.errors import MissingExtraError, TevaError
 
 logger = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9._-]+")  # it stands in the addresses of media
+_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # it stands in the addresses of media
 
 
 def serve(
@@ -56,22 +56,32 @@ def serve(
         raise MissingExtraError("the search service", "teva-infer[serve]") from error
     from .systems import System
 
+    if min(batch, queue) < 1 or wait < 0:
+        raise TevaError(f"batch and queue start at 1, wait at 0; found {batch}, {queue} and {wait}")
     opened: dict[str, System] = {}
+    for name, (model, corpus, index) in _named(systems, knobs).items():
+        own = knobs if index is not None else None
+        opened[name] = System(name, model, data, corpus, index, knobs=own, device=device)
+        logger.info("serve: %s: %s documents", name, f"{len(opened[name].embeddings):,}")
+    app = make_app(opened, batch=batch, wait=wait, queue=queue, title=Path(data).resolve().name)
+    logger.info("serve: http://%s:%d", host, port)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
+
+
+def _named(systems: Sequence[str], knobs: dict[str, int] | None) -> dict[str, tuple[str, str, str | None]]:
+    """Model, embeddings and index of each name; all are looked at before the first is loaded."""
+    found: dict[str, tuple[str, str, str | None]] = {}
     for word in systems:
         name, _, rest = word.partition("=")
         parts = rest.split(",")
-        if not _NAME.fullmatch(name) or name in opened or len(parts) not in (2, 3) or not all(parts):
+        if not _NAME.fullmatch(name) or name in found or len(parts) not in (2, 3) or not all(parts):
             raise TevaError(
                 f"--system: found {word!r}; expected NAME=MODEL,EMBEDDINGS or NAME=MODEL,EMBEDDINGS,INDEX, each name "
                 "once, of letters, digits, '.', '_' and '-'"
             )
-        model, corpus = parts[:2]
-        index = parts[2] if len(parts) == 3 else None
-        own = knobs if index is not None else None
-        opened[name] = System(name, model, data, corpus, index, knobs=own, device=device)
-        logger.info("serve: %s: %s documents", name, f"{len(opened[name].embeddings):,}")
-    if not opened:
+        found[name] = (parts[0], parts[1], parts[2] if len(parts) == 3 else None)
+    if not found:
         raise TevaError("serve: no system; name one (--system NAME=MODEL,EMBEDDINGS)")
-    app = make_app(opened, batch=batch, wait=wait, queue=queue, title=Path(data).resolve().name)
-    logger.info("serve: http://%s:%d", host, port)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
+    if knobs and all(index is None for _, _, index in found.values()):
+        raise TevaError("knobs are of an index; name one (--system NAME=MODEL,EMBEDDINGS,INDEX)")
+    return found

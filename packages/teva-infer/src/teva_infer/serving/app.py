@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import time
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -127,6 +129,7 @@ def make_app(
 
     app = FastAPI(title=title, description="Search by dense vectors.", lifespan=lifespan)
     app.middleware("http")(_limited(metrics))
+    app.exception_handler(RequestValidationError)(_refused)
 
     @app.post("/search", responses={400: {}, 404: {}, 411: {}, 413: {}, 500: {}, 503: {}})
     async def search(request: SearchRequest) -> SearchAnswer:
@@ -162,6 +165,12 @@ def make_app(
     _offer_media(app, systems)
     _offer_page(app)
     return app
+
+
+async def _refused(_: Request, error: RequestValidationError) -> Response:
+    """What is wrong with a request, without what was sent: NaN and half a character cannot be sent back."""
+    told = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+    return Response(json.dumps({"detail": told}), 422, media_type="application/json")
 
 
 def _offer_media(app: FastAPI, systems: Mapping[str, System]) -> None:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from .systems import Hit
 
-Search = Callable[[Sequence[str], int], list[list[Hit]]]
+# Queries, and how many documents each wants.
+Search = Callable[[Sequence[str], Sequence[int]], list[list[Hit]]]
 
 
 class FullError(Exception):
@@ -102,10 +103,10 @@ class Batcher:
 
     async def _run(self, asked: list[_Request]) -> None:
         self._seen(len(asked))
-        depth = max(request.depth for request in asked)
+        queries, depths = [one.query for one in asked], [one.depth for one in asked]
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._thread, self._search, [one.query for one in asked], depth)
+            found = await loop.run_in_executor(self._thread, self._search, queries, depths)
         except Exception as error:  # noqa: BLE001 - who asked is told
             if len(asked) > 1:
                 # One question may be what is wrong: the others are answered.
@@ -116,4 +117,4 @@ class Batcher:
             return
         for request, hits in zip(asked, found, strict=True):
             if not request.answer.done():
-                request.answer.set_result(hits[: request.depth])
+                request.answer.set_result(hits)

@@ -97,12 +97,12 @@ class System:
                 f"{len(self.store):,} documents. Encode the corpus again"
             )
 
-    def search(self, queries: Sequence[str], depth: int) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], depths: Sequence[int]) -> list[list[Hit]]:
         """The best documents for each query, best first.
 
         Args:
             queries: texts, without prompts: the model's own is put before them.
-            depth: documents for each.
+            depths: documents for each.
 
         Raises:
             QueryError: a text has no tokens.
@@ -111,14 +111,16 @@ class System:
             vectors = self.encoder.encode_queries(list(queries))
         except DataError as error:
             raise QueryError(str(error)) from error
-        depth = min(depth, len(self.embeddings))
+        depth = min(max(depths), len(self.embeddings))
         if self.index is None:
             scores, rows, filled = search_block(vectors, self.embeddings, depth)
         else:
             scores, rows, filled = self.index.search(vectors, depth)
-        return [self._hits(*line) for line in zip(scores, rows, filled, strict=True)]
+        return [self._hits(*line) for line in zip(scores, rows, filled, depths, strict=True)]
 
-    def _hits(self, scores: np.ndarray, rows: np.ndarray, filled: np.ndarray) -> list[Hit]:
+    def _hits(self, scores: np.ndarray, rows: np.ndarray, filled: np.ndarray, depth: int) -> list[Hit]:
+        # Documents are read for who asked: another of the batch may want a hundred times as many.
+        scores, rows, filled = scores[:depth], rows[:depth], filled[:depth]
         docids = self.embeddings.take_ids(rows[filled])
         places = self.store.rows(docids.tolist())
         documents = self.store.get(places)
