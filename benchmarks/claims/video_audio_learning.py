@@ -29,7 +29,7 @@ def media_words(context: Context) -> Result:
     counts = picture_sets.divide(work / "converted", work / "data", variants=2 if context.quick else 5, kind="audio")
     letters = ["abcdefghijklmnopqrstuvwxyz'- "]
     model = small_towers.make_hearing(work / "model", letters)
-    recipe = _recipe(model, [work / "data/train"], work / "run", 10 if context.quick else 300)
+    recipe = _recipe(model, [work / "data/train"], work / "run", 10 if context.quick else 360)
     return _learned(context, model, recipe, {"words": work / "data/test"}, {"words": counts}, log)
 
 
@@ -45,7 +45,8 @@ def media_clips(context: Context) -> Result:
         command("teva-data", "convert", context.data / name, work / name, log=log)
     counts = picture_sets.divide(work / "screensavers", work / "data", kind="video")
     model = small_towers.make(work / "model", minilm())
-    recipe = _recipe(model, [work / "data/train"], work / "run", 5 if context.quick else 150, batch_size=64)
+    recipe = _recipe(model, [work / "data/train"], work / "run", 5 if context.quick else 120, batch_size=64)
+    recipe["model"]["query_max_length"] = 24  # MiniLM's passes are most of a step, and first sentences tell most
     recipe["model"] |= {"video_rate": 2.0, "video_frames": 4}
     recipe["torch"]["freeze_text"] = True
     sets = {"animations": work / "data/test", "real scenes": work / "realvideo"}
@@ -76,7 +77,7 @@ def _recipe(model: Path, data: Sequence[Path], output: Path, steps: int, batch_s
     return {
         "model": {"name": str(model), "query_max_length": 64, "document_max_length": 64},
         "data": {"datasets": [{"path": str(each)} for each in data], "negatives": 0},
-        "loss": {"temperature": 0.05},
+        "loss": {"temperature": 0.05, "directions": ["query_to_document", "document_to_query"]},
         "train": {
             "output": str(output), "steps": steps, "batch_size": batch_size, "learning_rate": 1e-3,
             "weight_decay": 0.05, "log_every": 20,

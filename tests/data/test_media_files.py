@@ -205,6 +205,39 @@ def test_recordings_cut_short_are_told_or_end_where_they_end(tmp_path, form):
         audio.decode(Media("audio", str(path)), rate=RATE)
 
 
+def _crc(page: bytes) -> int:
+    """Ogg's checksum of a page whose own is 0."""
+    found = 0
+    for byte in page:
+        found ^= byte << 24
+        for _ in range(8):
+            found = (found << 1 ^ (0x04C11DB7 if found >> 31 else 0)) & 0xFFFFFFFF
+    return found
+
+
+def test_a_short_recording_whose_first_packets_were_cut_away_is_heard(tmp_path):
+    """As ``wapiti.en.opus`` of Tux Paint: one page, whose clock counts two packets more than there are."""
+    path = tmp_path / "spoken.opus"
+    soundfile.write(
+        path, np.random.default_rng(0).normal(0, 0.1, round(0.6 * RATE)), RATE, format="OGG", subtype="OPUS"
+    )
+    whole = path.read_bytes()
+    start = whole.rindex(b"OggS")
+    length = audio.duration(Media("audio", str(path)))
+    for packets in (2, 10):
+        page = bytearray(whole[start:])
+        page[6:14] = (int.from_bytes(page[6:14], "little") + packets * 960).to_bytes(8, "little")
+        page[22:26] = bytes(4)
+        page[22:26] = _crc(page).to_bytes(4, "little")
+        path.write_bytes(whole[:start] + page)
+        if packets == 2:
+            found = audio.decode(Media("audio", str(path)), rate=RATE)
+            assert abs(found.seconds - length) < 0.05
+        else:
+            with pytest.raises(MediaError, match=r"spoken\.opus.*samples, where its head says"):
+                audio.decode(Media("audio", str(path)), rate=RATE)
+
+
 def _reader(**settings: object) -> MelReader:
     from transformers import WhisperFeatureExtractor
 

@@ -22,7 +22,10 @@ MAX_SECONDS = 3600.0
 """A longer recording is refused before it is decoded, where not just its beginning is asked for."""
 
 _CUT = "Is the file cut short or damaged?"
-_MISSING = 0.05  # share of its samples that a recording may lack: heads of lossy files are not exact
+# What a recording may lack of the samples that its head tells: heads of lossy files are not exact. Ogg's counts from
+# where the whole was, of a recording whose first packets were cut away: two of them, in a stamp that is spoken here.
+_MISSING = 0.05
+_MISSING_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def decode(
                 samples = _mono(file.read(wanted, dtype="float32", always_2d=True))
         except soundfile.LibsndfileError as error:
             return _through_ffmpeg(media, error, seconds, max_seconds, rate)
-        _expect_samples(media, len(samples), wanted)
+        _expect_samples(media, len(samples), wanted, own)
         return Audio(samples, own) if rate in (None, own) else Audio(_resampled(samples, own, rate or own), rate or own)
     return _through_ffmpeg(media, None, seconds, max_seconds, rate)
 
@@ -157,7 +160,7 @@ def _through_ffmpeg(
     silence = min(count, max(0, round((found.pts_seconds - opened.start) * opened.rate)))
     # Matroska's head tells the end of the file alone, before which a whole sound may end: then the frames go on.
     if opened.own or media.kind != "video" or not video.reaches(media, opened.start + wanted * (1 - _MISSING)):
-        _expect_samples(media, len(samples), count - silence)
+        _expect_samples(media, len(samples), count - silence, opened.rate)
     return Audio(np.concatenate([np.zeros(silence, np.float32), samples])[:count], opened.rate)
 
 
@@ -180,10 +183,10 @@ def _expect_length(media: Media, found: float, seconds: float | None, most: floa
         raise undecodable(media, f"{found:.0f} seconds", f"At most {most:.0f} s are decoded")
 
 
-def _expect_samples(media: Media, found: int, wanted: int) -> None:
+def _expect_samples(media: Media, found: int, wanted: int, rate: int) -> None:
     if not found:
         raise undecodable(media, "no samples", "Is the file cut short?")
-    if found < wanted * (1 - _MISSING):
+    if found < wanted - max(wanted * _MISSING, rate * _MISSING_SECONDS):
         raise undecodable(media, f"{found} samples, where its head says {wanted}", "Is the file cut short?")
 
 
