@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from teva_data import measures
 
 Row = dict[str, Any]
+_ASKING = ("query_image", "query_video", "query_audio")
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -76,6 +77,7 @@ def divide(
                 for number, text in enumerate(each)
             ]
     _train(output / "train", queries, {docid: pictures[docid] for docid in sorted(named["train"])}, variants, kind)
+    _link_asking(output / "train", data, queries)
     name = {"image": "pictures", "video": "clips", "audio": "recordings"}[kind]
     return {
         f"training {name}": len(named["train"]), "training queries": len(queries), f"test {name}": len(kept),
@@ -119,11 +121,17 @@ def _test(directory: Path, data: Path, queries: Sequence[Row], pictures: Mapping
         ({"docid": docid, f"document_{kind}": f"media/{path.name}"} for docid, path in pictures.items()),
     )
     answered = [row for row in queries if not pictures.keys().isdisjoint(row["positive_document_ids"])]
+    _link_asking(directory, data, answered)
     write(directory / "test.jsonl", answered)
     ids = {row["query_id"] for row in answered}
     header, *judged = (data / "qrels/test.tsv").read_text(encoding="utf-8").splitlines()
     lines = [line for line in judged if line.split("\t")[0] in ids and line.split("\t")[1] in pictures]
     (directory / "qrels/test.tsv").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+
+
+def _link_asking(directory: Path, data: Path, queries: Sequence[Row]) -> None:
+    for name in (row[key] for row in queries for key in _ASKING if row.get(key)):
+        (directory / name).symlink_to((data / name).resolve())
 
 
 def _pixels(path: Path) -> str:
@@ -175,6 +183,9 @@ def against_chance(
 ) -> tuple[float, float]:
     """Whether rankings fit their own queries better than other queries: a permutation test of the mean nDCG@10.
 
+    Queries with the same judgements (a picture's captions in several languages) have much in common: they are given
+    another's judgements together, so that they count as one draw.
+
     Args:
         found: query to docids, best first.
         judged: query to docid to grade; the same queries.
@@ -182,20 +193,19 @@ def against_chance(
         times: permutations.
 
     Returns:
-        The mean where each ranking is given to a query drawn at random, and the share of permutations (itself one of
-        them) whose mean is at least that of the rankings as they are.
+        The mean where each ranking is judged as an answer to a query drawn at random, and the share of permutations
+        (itself one of them) whose mean is at least that of the rankings as they are.
     """
-    queries = sorted(judged)
-    # [i, j]: the ranking of query i, judged as an answer to query j.
+    queries, sets, own = sorted(judged), list[Mapping[str, int]](), list[int]()
+    for each in queries:
+        if judged[each] not in sets:
+            sets.append(judged[each])
+        own.append(sets.index(judged[each]))
+    # [i, j]: the ranking of query i, by the judgements j.
     table: NDArray[np.float64] = np.array(
-        [
-            measures.ndcg(
-                *measures.rank_gains([found.get(each, ())] * len(queries), [judged[one] for one in queries]), k=10
-            )
-            for each in queries
-        ]
+        [measures.ndcg(*measures.rank_gains([found.get(each, ())] * len(sets), sets), k=10) for each in queries]
     )
-    own = float(np.trace(table)) / len(queries)
-    generator, at = np.random.default_rng(seed), np.arange(len(queries))
-    means = np.array([table[at, generator.permutation(len(queries))].mean() for _ in range(times)])
-    return float(means.mean()), float((1 + (means >= own - 1e-12).sum()) / (times + 1))
+    at, of, generator = np.arange(len(queries)), np.array(own), np.random.default_rng(seed)
+    mean = float(table[at, of].mean())
+    means = np.array([table[at, generator.permutation(len(sets))[of]].mean() for _ in range(times)])
+    return float(means.mean()), float((1 + (means >= mean - 1e-12).sum()) / (times + 1))
