@@ -10,8 +10,9 @@ from tests.conftest import write_jsonl
 
 from teva_data.embeddings import EmbeddingWriter
 from teva_data.errors import TevaError
+from teva_data.shardfiles import ShardFiles
 from teva_infer import encode
-from teva_infer.clusters import _ShardEncoder
+from teva_infer.clusters import _ShardEncoder, encode_on_ray
 
 OPTIONS = {"engine": "torch", "device": "cpu"}
 
@@ -49,3 +50,17 @@ def test_what_is_wrong_is_told_as_a_row(tiny_model, tmp_path):
         worker = _ShardEncoder(str(model), str(tmp_path), None, OPTIONS, {}, False, None)
         made = json.loads(worker(rows(0, 0, 2))["made"][0])
         assert made["error"].startswith(told)
+
+
+def test_a_disk_that_says_no_is_told_as_a_row(tiny_model, tiny_data, tmp_path):
+    files = ShardFiles(tmp_path / "file" / "out", "job", (25, 25, 10), 32, "float32")
+    (tmp_path / "file").write_text("where a directory should be")
+    worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, files)
+    made = json.loads(worker(rows(1, 25, 50))["made"][0])
+    assert str(tmp_path / "file") in made["error"]
+
+
+def test_no_workers_are_refused(tiny_model, tiny_data, tmp_path):
+    for numbers in ({"workers": 0}, {"workers": 1, "gpus": -1.0}, {"workers": 1, "cpus": -1.0}):
+        with pytest.raises(TevaError, match="workers starts at 1"):
+            encode_on_ray(tiny_model, tiny_data, tmp_path / "emb", **numbers)

@@ -64,6 +64,13 @@ def test_it_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
     assert pq.read_table(tmp_path)["id"].to_pylist() == corpus.ids()
 
 
+def test_stored_numbers_are_parquets_alone(corpus, tmp_path, capsys):
+    words = ["export", str(corpus.directory), "--output", str(tmp_path / "db"), "--to", "lancedb"]
+    assert main([*words, "--numbers", "stored"]) == 1
+    assert "--numbers stored" in capsys.readouterr().err
+    assert not (tmp_path / "db").exists()
+
+
 def test_what_does_not_belong_together_is_refused(corpus, tiny_model, tiny_data, tmp_path):
     export_parquet(corpus, tmp_path / "out")
     with pytest.raises(TevaError, match="of another export"):

@@ -324,6 +324,15 @@ def test_what_does_not_belong_together_is_refused(data, tiny_model, parts, tmp_p
         serve(["a=x,y"], data, knobs={"efSearch": 3})
 
 
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(data):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for host, port in (("127.0.0.1", taken.getsockname()[1]), ("127.0.0.1", 99999), ("no.such.host.invalid", 8080)):
+            with pytest.raises(TevaError, match=f"--port {port}: cannot listen there"):
+                serve(["a=x,y"], data, host=host, port=port)
+
+
 def test_each_reads_the_documents_that_it_asked_for(systems, monkeypatch):
     read: list[int] = []
     store = type(systems["exact"].store)

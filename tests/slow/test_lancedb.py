@@ -78,3 +78,15 @@ def test_another_table_is_refused(tmp_path):
     load_lancedb(store(tmp_path / "one", unit(50, 1)), tmp_path / "db", "t")
     with pytest.raises(TevaError, match="holds something else"):
         load_lancedb(store(tmp_path / "two", unit(50, 2)), tmp_path / "db", "t")
+
+
+def test_what_lancedb_does_not_take_is_told(tmp_path):
+    corpus = store(tmp_path / "one", unit(50, 1))
+    for uri, table in ((tmp_path / "db", "a/b"), (tmp_path / "db", ""), ("nowhere://x", "t")):
+        with pytest.raises(TevaError, match="LanceDB does not take"):
+            load_lancedb(corpus, uri, table)
+    load_lancedb(corpus, tmp_path / "db", "t")
+    table = lancedb.connect(tmp_path / "db").open_table("t")
+    table.add(table.to_arrow().slice(0, 5))  # another program's rows
+    with pytest.raises(TevaError, match="holds something else"):
+        load_lancedb(corpus, tmp_path / "db", "t")

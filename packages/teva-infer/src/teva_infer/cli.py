@@ -6,13 +6,16 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 import yaml
 
 from teva_data.commandline import run
 from teva_data.errors import TevaError
+
+if TYPE_CHECKING:
+    from teva_data.embeddings import Embeddings
 
 
 @dataclasses.dataclass
@@ -88,10 +91,13 @@ def encode(
     """
     from .encoding import encode as run_encode
 
-    found = run_encode(model, dataset, output, **options.arguments())
-    print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
+    _tell(run_encode(model, dataset, output, **options.arguments()))
+
+
+def _tell(found: Embeddings) -> None:
+    print(f"{found.directory}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
     if found.left_out:
-        print(f"{len(found.left_out):,} left out, named in {output / 'manifest.json'}")
+        print(f"{len(found.left_out):,} left out, named in {found.directory / 'manifest.json'}")
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:
@@ -407,7 +413,7 @@ def serve(
         data: the dataset whose documents are shown.
         system: NAME=MODEL,EMBEDDINGS or NAME=MODEL,EMBEDDINGS,INDEX; several can be compared side by side.
         host: the address to listen at; 0.0.0.0 for all. There is no login: put a proxy before it that has one.
-        port: the port.
+        port: the port; 0 for a free one, which the log names.
         knob: of the indexes, such as nprobe=64.
         device: where queries are encoded.
         batch: queries answered together at most.
@@ -449,10 +455,11 @@ def ray_encode(
     """
     from .clusters import encode_on_ray
 
-    found = encode_on_ray(
-        model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, writes=writes, **options.arguments()
+    _tell(
+        encode_on_ray(
+            model, dataset, output, workers=workers, gpus=gpus, cpus=cpus, writes=writes, **options.arguments()
+        )
     )
-    print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
 
 
 def ray_search(
@@ -516,6 +523,8 @@ def export(
 
     if to == "parquet":
         print(export_parquet(embeddings, output, data=data, numbers=numbers))
+    elif numbers != "float32":
+        raise TevaError("--numbers stored: a table of LanceDB has float32; stored numbers go to Parquet (--to parquet)")
     else:
         print(f"{output}: {table}: {load_lancedb(embeddings, output, table, data=data, index=index):,} rows")
 
@@ -542,8 +551,7 @@ def import_tevatron(
     """
     from .tevatron import import_embeddings
 
-    found = import_embeddings(files, output, role=role, model=model, unpickle=unpickle, overwrite=overwrite)
-    print(f"{output}: {len(found):,} vectors of {found.dim} {found.dtype} numbers")
+    _tell(import_embeddings(files, output, role=role, model=model, unpickle=unpickle, overwrite=overwrite))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -58,25 +58,25 @@ class _ShardEncoder:
     ) -> None:  # fmt: skip
         role = "document" if split is None else "query"
         self.batch, self.skip, self.files = batch, skip, files
-        self.wrong: TevaError | None = None
+        self.wrong: TevaError | OSError | None = None
         try:
             self.encoder = Encoder.load(model, role=role, **options)
             data = Dataset.open(dataset, lenient=skip)
             self.source = Source(data.corpus if split is None else data.queries(split), self.encoder)
-        except TevaError as error:
+        except (TevaError, OSError) as error:
             self.wrong = error  # told with the first shard: Ray would start the worker again and again
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Encode the shards of a batch of rows; JSON and bytes, since shards differ in length.
 
-        What is wrong with the data or the settings is told as a row: as an exception, it would reach the other end as
-        the text of Ray's traceback.
+        What is wrong with the data, the settings or a disk is told as a row: as an exception, it would reach the other
+        end as the text of Ray's traceback.
         """
         found: dict[str, list[Any]] = {"shard": [], "made": [], "vectors": []}
         for shard, start, stop in zip(rows["shard"], rows["start"], rows["stop"], strict=True):
             try:
                 made, vectors = self._make(int(shard), int(start), int(stop))
-            except TevaError as error:
+            except (TevaError, OSError) as error:
                 made, vectors = {"error": str(error)}, np.empty(0)
             found["shard"].append(int(shard))
             found["made"].append(json.dumps(made))
@@ -160,6 +160,8 @@ def encode_on_ray(
         MissingExtraError: Ray is not installed.
         TevaError: see :func:`teva_infer.encode`.
     """
+    if workers < 1 or min(gpus, cpus) < 0:
+        raise TevaError(f"workers starts at 1, gpus and cpus at 0; found {workers}, {gpus} and {cpus}")
     ray = _ray()
     skip = bad_media == "skip"
     data = Dataset.open(dataset, lenient=skip)

@@ -165,7 +165,8 @@ def load_lancedb(
     Raises:
         MissingExtraError: LanceDB is not installed.
         DataError: damaged or unfinished embeddings.
-        TevaError: the table holds something else, or the embeddings are of other data.
+        TevaError: the table holds something else, the embeddings are of other data, or a name that LanceDB does not
+            take.
     """
     try:
         import lancedb
@@ -173,15 +174,17 @@ def load_lancedb(
     except ImportError as error:
         raise MissingExtraError("a table of LanceDB", "teva-infer[lancedb]") from error
     rows = Rows(embeddings, data, "float32")
-    database = lancedb.connect(str(uri))
-    if table in database.list_tables().tables:
-        opened = database.open_table(table)
-        found = (opened.schema.metadata or {}).get(KEY.encode(), b"").decode()
-        if found != rows.key:
-            raise TevaError(f"{uri}: the table {table!r} holds something else. Use another name, or drop it")
-    else:
-        opened = database.create_table(table, schema=rows.schema)
+    try:
+        database = lancedb.connect(str(uri))
+        if table in database.list_tables().tables:
+            opened = database.open_table(table)
+        else:
+            opened = database.create_table(table, schema=rows.schema)
+    except ValueError as error:
+        raise TevaError(f"{uri}: LanceDB does not take the table {table!r}: {error}") from error
     there = opened.count_rows()
+    if (opened.schema.metadata or {}).get(KEY.encode(), b"").decode() != rows.key or there > len(rows.embeddings):
+        raise TevaError(f"{uri}: the table {table!r} holds something else. Use another name, or drop it")
     with Progress(len(rows.embeddings), "load", "rows", done=there) as progress:
         for block in _blocks(rows, there):
             opened.add(block)

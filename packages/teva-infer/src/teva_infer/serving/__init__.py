@@ -6,8 +6,10 @@ Vectors of queries are computed here, in batches of whoever asks at the same tim
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def serve(
             for.
         data: the dataset whose documents are shown.
         host: the address to listen at.
-        port: the port.
+        port: the port; 0 for a free one, which the log names.
         knobs: of the indexes.
         device: where queries are encoded.
         batch: queries answered together at most.
@@ -44,7 +46,7 @@ def serve(
         queue: queries that may wait; more are told to come again.
 
     Raises:
-        TevaError: systems that are not written so, or whose parts do not belong together.
+        TevaError: systems that are not written so, or whose parts do not belong together; a port that is taken.
         DataError: anything damaged or unfinished.
         MissingExtraError: FastAPI is not installed.
     """
@@ -58,14 +60,30 @@ def serve(
 
     if min(batch, queue) < 1 or wait < 0:
         raise TevaError(f"batch and queue start at 1, wait at 0; found {batch}, {queue} and {wait}")
-    opened: dict[str, System] = {}
-    for name, (model, corpus, index) in _named(systems, knobs).items():
-        own = knobs if index is not None else None
-        opened[name] = System(name, model, data, corpus, index, knobs=own, device=device)
-        logger.info("serve: %s: %s documents", name, f"{len(opened[name].embeddings):,}")
-    app = make_app(opened, batch=batch, wait=wait, queue=queue, title=Path(data).resolve().name)
-    logger.info("serve: http://%s:%d", host, port)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
+    named = _named(systems, knobs)
+    with contextlib.closing(_bound(host, port)) as bound:
+        opened: dict[str, System] = {}
+        for name, (model, corpus, index) in named.items():
+            own = knobs if index is not None else None
+            opened[name] = System(name, model, data, corpus, index, knobs=own, device=device)
+            logger.info("serve: %s: %s documents", name, f"{len(opened[name].embeddings):,}")
+        app = make_app(opened, batch=batch, wait=wait, queue=queue, title=Path(data).resolve().name)
+        logger.info("serve: http://%s:%d", f"[{host}]" if ":" in host else host, bound.getsockname()[1])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30)
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """The place to listen at, taken before models are loaded: whether it is free is not to be told minutes later."""
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise TevaError(f"--host {host} --port {port}: cannot listen there: {error}") from error
+    return found
 
 
 def _named(systems: Sequence[str], knobs: dict[str, int] | None) -> dict[str, tuple[str, str, str | None]]:
