@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -130,6 +131,23 @@ def test_claims_that_pages_name_exist():
     texts = [page.read_text() for page in (*pages(), ROOT / "README.md")]
     named = {name for text in texts for name in re.findall(r"benchmarks\.claims ([a-z]\w+)", text)}
     assert len(named) >= 8
+    assert named <= known, named - known
+
+
+def test_extras_that_pages_name_exist():
+    known = {
+        f"{file.parent.name}[{extra}]"
+        for file in (ROOT / "packages").glob("*/pyproject.toml")
+        for extra in tomllib.loads(file.read_text())["project"].get("optional-dependencies", {})
+    }
+    texts = [page.read_text() for page in (*pages(), ROOT / "README.md", *(ROOT / "packages").glob("*/README.md"))]
+    named = {
+        f"{package}[{extra}]"
+        for text in texts
+        for package, extras in re.findall(r"(teva-\w+)\[([\w,-]+)\]", text)
+        for extra in extras.split(",")
+    }
+    assert len(named) >= 15
     assert named <= known, named - known
 
 
