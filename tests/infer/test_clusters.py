@@ -12,7 +12,7 @@ from teva_data.embeddings import EmbeddingWriter
 from teva_data.errors import TevaError
 from teva_data.shardfiles import ShardFiles
 from teva_infer import encode
-from teva_infer.clusters import _ShardEncoder, encode_on_ray
+from teva_infer.clusters import _ShardEncoder, encode_on_ray, short_of
 
 OPTIONS = {"engine": "torch", "device": "cpu"}
 
@@ -58,6 +58,14 @@ def test_a_disk_that_says_no_is_told_as_a_row(tiny_model, tiny_data, tmp_path):
     worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, files)
     made = json.loads(worker(rows(1, 25, 50))["made"][0])
     assert str(tmp_path / "file") in made["error"]
+
+
+def test_what_a_cluster_has_not_is_told():
+    """Ray waits for it without a word."""
+    there = {"CPU": 4.0, "memory": 1e9}
+    assert short_of(there, gpus=0, cpus=2) is None
+    assert "wants 0.5 GPU, and the cluster has 0 now" in short_of(there, gpus=0.5, cpus=1)
+    assert "wants 8 CPU, and the cluster has 4 now" in short_of(there, gpus=0, cpus=8)
 
 
 def test_no_workers_are_refused(tiny_model, tiny_data, tmp_path):

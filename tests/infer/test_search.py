@@ -49,6 +49,20 @@ def pair(tmp_path):
     return make
 
 
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+def test_a_shard_of_which_all_is_left_out(tmp_path, backend):
+    """As encoding with bad_media="skip" may leave it."""
+    vectors = np.random.default_rng(3).standard_normal((6, 8)).astype(np.float32)
+    with EmbeddingWriter(tmp_path / "c", job={"role": "document", **JOB}, shards=[2, 6], dim=8) as writer:
+        writer.write(0, [], vectors[:0], {"x0": "not a picture", "x1": "not a picture"})
+        writer.write(1, [f"d{row}" for row in range(6)], vectors)
+    queries = store(tmp_path / "q", vectors[:2], "query", prefix="q")
+    found = search(queries, tmp_path / "c", depth=4, backend=backend)
+    assert [[docid for docid, _ in pairs] for pairs in found.values()] == [
+        [docid for docid, _ in line] for line in brute_force(vectors[:2], vectors, 4)
+    ]
+
+
 def brute_force(queries: np.ndarray, documents: np.ndarray, depth: int) -> list[list[tuple[str, float]]]:
     """By sorting all pairs in Python: score descending, row ascending."""
     scores = queries.astype(np.float64) @ documents.astype(np.float64).T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import threading
@@ -15,9 +16,11 @@ from tests.conftest import write_jsonl
 from teva_data.embeddings import Embeddings
 from teva_data.errors import TevaError
 from teva_infer import encode, search
-from teva_infer.clusters import encode_on_ray, search_on_ray
+from teva_infer.clusters import encode_on_ray, imported_ray, search_on_ray
 
-ray = pytest.importorskip("ray", reason="needs the group ray")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs the group ray", allow_module_level=True)
+ray = imported_ray()
 pytestmark = pytest.mark.slow
 
 
@@ -103,6 +106,13 @@ def test_a_killed_worker_loses_nothing(cluster, alone, tiny_model, tiny_data, tm
     found = Embeddings.open(tmp_path / "corpus")
     assert found.ids() == Embeddings.open(alone / "corpus").ids()
     assert abs(found.matrix() - Embeddings.open(alone / "corpus").matrix()).max() < 1e-6
+
+
+def test_workers_run_in_the_environment_that_is_there(cluster):
+    """Under `uv run` too, as this test is mostly run: nothing is packed, and no environment is made for workers."""
+    env = ray.get_runtime_context().runtime_env
+    assert "py_executable" not in env
+    assert "working_dir" not in env
 
 
 def test_a_worker_says_what_is_wrong(cluster, tiny_model, tmp_path):

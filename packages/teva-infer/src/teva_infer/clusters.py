@@ -14,6 +14,7 @@ import functools
 import itertools
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -163,6 +164,8 @@ def encode_on_ray(
     if workers < 1 or min(gpus, cpus) < 0:
         raise TevaError(f"workers starts at 1, gpus and cpus at 0; found {workers}, {gpus} and {cpus}")
     ray = _ray()
+    if why := short_of(ray.cluster_resources(), gpus=gpus, cpus=cpus):
+        logger.warning("encode: %s", why)
     skip = bad_media == "skip"
     data = Dataset.open(dataset, lenient=skip)
     role = "document" if split is None else "query"
@@ -205,6 +208,17 @@ def encode_on_ray(
                     writer.write(shard, one["ids"], vectors.reshape(-1, encoder.dim), one["left_out"])
                 progress.add(shards[shard])
     return Embeddings.open(output, verify=False)
+
+
+def short_of(there: Mapping[str, float], *, gpus: float, cpus: float) -> str | None:
+    """What a worker wants that a cluster does not have, in words: Ray waits for it, and says nothing."""
+    for name, wanted in (("GPU", gpus), ("CPU", cpus)):
+        if wanted > there.get(name, 0):
+            return (
+                f"a worker wants {wanted:g} {name}, and the cluster has {there.get(name, 0):g} now: it waits until a "
+                "machine with so many joins"
+            )
+    return None
 
 
 def _shards_from_workers(
@@ -319,12 +333,23 @@ def _own_errors() -> Iterator[None]:
         raise TevaError(str(inner)) from error
 
 
-def _ray() -> Any:
+def imported_ray() -> Any:
+    """Ray, whose workers run in the environment that is on their machine.
+
+    Where the first process was started by ``uv run``, Ray would otherwise pack its working directory, send it to each
+    machine and make an environment there, before a worker can start. ``RAY_ENABLE_UV_RUN_RUNTIME_ENV=1`` lets it.
+    """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # read when Ray is imported
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise MissingExtraError("a cluster of workers", "teva-infer[ray]") from error
+    return ray
+
+
+def _ray() -> Any:
+    ray = imported_ray()
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     return ray

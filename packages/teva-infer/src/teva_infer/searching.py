@@ -274,6 +274,8 @@ def _scan_faiss(queries: np.ndarray, corpus: Embeddings, depth: int) -> Iterator
     best = TopK(len(queries), depth)
     first = 0
     for shard in corpus.vectors():
+        if not len(shard):  # all of it was left out
+            continue
         index = faiss.IndexFlatIP(corpus.dim)
         index.add(np.ascontiguousarray(shard, dtype=np.float32))
         # FAISS answers with row -1 where there are fewer documents than asked for.
