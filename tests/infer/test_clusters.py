@@ -12,7 +12,8 @@ from teva_data.embeddings import EmbeddingWriter
 from teva_data.errors import TevaError
 from teva_data.shardfiles import ShardFiles
 from teva_infer import encode
-from teva_infer.clusters import _ShardEncoder, encode_on_ray, short_of
+from teva_infer.clusters import _search_part, _ShardEncoder, encode_on_ray, short_of
+from teva_infer.indexes.building import contents
 
 OPTIONS = {"engine": "torch", "device": "cpu"}
 
@@ -23,7 +24,7 @@ def rows(shard: int, start: int, stop: int) -> dict[str, np.ndarray]:
 
 def test_it_gives_or_writes_what_encode_writes(tiny_model, tiny_data, tmp_path):
     alone = encode(str(tiny_model), tiny_data, tmp_path / "alone", shard_size=25, device="cpu")
-    worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, None)
+    worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, None, {})
     found = worker(rows(1, 25, 50))
     ids, vectors = alone.shard(1)
     made = json.loads(found["made"][0])
@@ -47,7 +48,7 @@ def test_what_is_wrong_is_told_as_a_row(tiny_model, tmp_path):
     write_jsonl(tmp_path / "corpus.jsonl", [{"docid": "d1", "text": "water"}, {"docid": "d2", "image": "a.png"}])
     # A row when it is read; a model that is none when the worker begins.
     for model, told in ((tiny_model, f"{tmp_path}/corpus.jsonl:2: a document without text"), (tmp_path, str(tmp_path))):
-        worker = _ShardEncoder(str(model), str(tmp_path), None, OPTIONS, {}, False, None)
+        worker = _ShardEncoder(str(model), str(tmp_path), None, OPTIONS, {}, False, None, {})
         made = json.loads(worker(rows(0, 0, 2))["made"][0])
         assert made["error"].startswith(told)
 
@@ -55,9 +56,26 @@ def test_what_is_wrong_is_told_as_a_row(tiny_model, tmp_path):
 def test_a_disk_that_says_no_is_told_as_a_row(tiny_model, tiny_data, tmp_path):
     files = ShardFiles(tmp_path / "file" / "out", "job", (25, 25, 10), 32, "float32")
     (tmp_path / "file").write_text("where a directory should be")
-    worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, files)
+    worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, files, {})
     made = json.loads(worker(rows(1, 25, 50))["made"][0])
     assert str(tmp_path / "file") in made["error"]
+
+
+def test_a_copy_that_is_not_what_it_was_is_refused(tiny_model, tiny_data, tmp_path):
+    """A machine with an older model, data or embeddings under the same path: its vectors would be mixed with others."""
+    alone = encode(str(tiny_model), tiny_data, tmp_path / "emb", shard_size=25, device="cpu")
+    job = {key: value for key, value in alone.manifest["job"].items() if key not in ("dim", "dtype", "shards")}
+    for key in (None, "model_fingerprint", "data_fingerprint"):
+        wanted = job if key is None else {**job, key: "older"}
+        worker = _ShardEncoder(str(tiny_model), str(tiny_data), None, OPTIONS, {}, False, None, wanted)
+        made = json.loads(worker(rows(1, 25, 50))["made"][0])
+        assert ("error" in made) == (key is not None)
+        assert key is None or f"{key}: 'older' there" in made["error"]
+    queries = alone.matrix()[:2]
+    found, _ = _search_part(queries, str(tmp_path / "emb"), (0, 2), 3, contents(alone.part(0, 2)))
+    assert found.shape == (2, 3)
+    with pytest.raises(TevaError, match="Bring this machine's copy up to date"):
+        _search_part(queries, str(tmp_path / "emb"), (0, 2), 3, contents(alone.part(1, 2)))
 
 
 def test_what_a_cluster_has_not_is_told():

@@ -15,6 +15,7 @@ import itertools
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from teva_data.shardfiles import ShardFiles, VectorDtype
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
 from .encoding import SHARD_SIZE, BadMedia, Source, facts, shard_sizes, without_bad
+from .indexes.building import contents
 from .searching import BATCH, Step, check_pair, collected, search_block
 from .topk import TopK
 
@@ -55,7 +57,7 @@ class _ShardEncoder:
 
     def __init__(
         self, model: str, dataset: str, split: str | None, options: Mapping[str, Any], batch: Mapping[str, Any],
-        skip: bool, files: ShardFiles | None,
+        skip: bool, files: ShardFiles | None, job: Mapping[str, Any],
     ) -> None:  # fmt: skip
         role = "document" if split is None else "query"
         self.batch, self.skip, self.files = batch, skip, files
@@ -64,6 +66,7 @@ class _ShardEncoder:
             self.encoder = Encoder.load(model, role=role, **options)
             data = Dataset.open(dataset, lenient=skip)
             self.source = Source(data.corpus if split is None else data.queries(split), self.encoder)
+            _expect_same(job, self.source.job(), f"{model} and {dataset}")
         except (TevaError, OSError) as error:
             self.wrong = error  # told with the first shard: Ray would start the worker again and again
 
@@ -195,6 +198,7 @@ def encode_on_ray(
                 "model": str(Path(model).resolve() if Path(model).exists() else model), "split": split,
                 "dataset": str(Path(dataset).resolve()), "options": options,
                 "batch": batch, "skip": skip, "files": writer.files if writes == "workers" else None,
+                "job": source.job(),
             },
         )  # fmt: skip
         done = len(source) - sum(shards[shard] for shard in writer.missing())
@@ -208,6 +212,17 @@ def encode_on_ray(
                     writer.write(shard, one["ids"], vectors.reshape(-1, encoder.dim), one["left_out"])
                 progress.add(shards[shard])
     return Embeddings.open(output, verify=False)
+
+
+def _expect_same(there: Mapping[str, Any], here: Mapping[str, Any], what: str) -> None:
+    """Refuse a worker's copy that is not what the first process sees: its vectors would be mixed with others."""
+    differing = [f"{key}: {value!r} there, {here.get(key)!r} here" for key, value in there.items()
+                 if here.get(key) != value]  # fmt: skip
+    if differing:
+        raise TevaError(
+            f"{socket.gethostname()}: {what} are not what they are where this was started ({'; '.join(differing)}). "
+            "Bring this machine's copy up to date"
+        )
 
 
 def short_of(there: Mapping[str, float], *, gpus: float, cpus: float) -> str | None:
@@ -296,11 +311,14 @@ def _scan_on_ray(
 ) -> Iterator[Step]:
     """Search each part of a corpus elsewhere, and keep the best: rows are those of the whole corpus."""
     parts = min(parts, len(corpus.sizes))
-    sizes = [len(corpus.part(number, parts)) for number in range(parts)]
+    own = [corpus.part(number, parts) for number in range(parts)]
+    sizes = [len(part) for part in own]
     starts = [0, *itertools.accumulate(sizes)]
     task = ray.remote(num_cpus=cpus, max_retries=-1)(_search_part)
     shared, name = ray.put(queries), str(corpus.directory.resolve())
-    places = {task.remote(shared, name, (number, parts), depth): number for number in range(parts)}
+    places = {
+        task.remote(shared, name, (number, parts), depth, contents(part)): number for number, part in enumerate(own)
+    }
     best, waiting = TopK(len(queries), depth), list(places)
     while waiting:
         (done,), waiting = ray.wait(waiting)
@@ -312,9 +330,12 @@ def _scan_on_ray(
     yield best.best()
 
 
-def _search_part(queries: np.ndarray, corpus: str, part: tuple[int, int], depth: int) -> tuple[np.ndarray, np.ndarray]:
+def _search_part(
+    queries: np.ndarray, corpus: str, part: tuple[int, int], depth: int, expected: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores and rows within a part, of a block of queries; a row of -1 is no hit."""
     here = Embeddings.open(corpus, verify=False).part(*part)
+    _expect_same({"vectors": expected}, {"vectors": contents(here)}, corpus)
     scores, rows, filled = search_block(queries, here, min(depth, len(here)))
     return scores, np.where(filled, rows, -1)
 
