@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from teva_data import embeddings
 from teva_data.embeddings import Embeddings, EmbeddingWriter
 from teva_data.errors import DataError, TevaError
 from teva_data.files import checksum
@@ -365,3 +367,26 @@ def test_a_killed_writer_leaves_the_directory_free_and_no_rest(tmp_path):
         ".lock", "manifest.json", shard_name(0, 2), shard_name(1, 2),
     ]  # fmt: skip
     assert Embeddings.open(tmp_path).ids() == ["a", "b", "c", "d"]
+
+
+def test_threads_that_read_more_shards_than_stay_mapped(tmp_path, monkeypatch):
+    """Exact scores are computed by several: each lets go of a shard while another maps one."""
+    monkeypatch.setattr(embeddings, "MAPPED", 2)
+    vectors = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    with EmbeddingWriter(tmp_path, job={"role": "document"}, shards=[2] * 32, dim=8) as writer:
+        for shard in range(32):
+            writer.write(shard, [f"d{2 * shard}", f"d{2 * shard + 1}"], vectors[2 * shard : 2 * shard + 2])
+    corpus = Embeddings.open(tmp_path)
+
+    def read(seed: int) -> None:
+        for rows in np.random.default_rng(seed).integers(0, 64, (200, 20)):
+            for places, found in corpus.take_vectors(rows, 100):
+                np.testing.assert_array_equal(found, vectors[rows[places]])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(read, range(6)))
+    finally:
+        sys.setswitchinterval(interval)

@@ -36,6 +36,15 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
+def test_a_directory_in_the_files_place_is_told_before_anything_is_written(tmp_path):
+    (tmp_path / "run.tsv").mkdir()
+    reached = False
+    with pytest.raises(IsADirectoryError) as told, atomic_file(tmp_path / "run.tsv"):
+        reached = True
+    assert not reached
+    assert told.value.filename == str(tmp_path / "run.tsv")
+
+
 def test_a_directory_is_replaced_whole(tmp_path):
     path = tmp_path / "d"
     for text in ("one", "two"):

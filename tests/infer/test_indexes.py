@@ -321,7 +321,7 @@ def test_an_index_of_another_version_is_not_gone_on_with(corpus, tmp_path):
         build_index(corpus, tmp_path, kind="flat")
 
 
-def test_tune_of_what_does_not_belong_together(corpus, queries, tmp_path):
+def test_tune_of_what_does_not_belong_together(corpus, queries, tmp_path, monkeypatch):
     build_index(corpus, tmp_path / "i", kind="flat")
     other = store(tmp_path / "q", clustered(5, 2)[:, :8], "query", prefix="q")
     with pytest.raises(TevaError, match="do not belong together: dim"):
@@ -329,6 +329,14 @@ def test_tune_of_what_does_not_belong_together(corpus, queries, tmp_path):
     for numbers in ({"depth": 0}, {"most_queries": -1}):
         with pytest.raises(TevaError, match="start at 1"):
             tune(tmp_path / "i", corpus, queries, tmp_path / "t", **numbers)
+    monkeypatch.setattr(tuning, "search_block", None)  # none of it is measured first
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        tune(tmp_path / "i", corpus, queries, tmp_path / "file")
+    with pytest.raises(TevaError, match="oversample: found -1"):
+        tune(tmp_path / "i", corpus, queries, tmp_path / "t", oversample=(1, -1))
+    with pytest.raises(TevaError, match="an index is searched whole"):
+        search(queries, corpus, index=tmp_path / "i", part=(0, 99))
 
 
 def test_what_does_not_fit_is_refused(corpus, queries, tmp_path):

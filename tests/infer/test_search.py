@@ -143,6 +143,8 @@ def test_parts_merged_are_the_whole(pair, tmp_path, depth):
         merge_runs([parts[0], parts[0]], tmp_path / "x.tsv")
     with pytest.raises(TevaError, match="found 4 of 4"):
         search(q, c, part=(4, 4))
+    with pytest.raises(TevaError, match=r"part 0 of 99: the corpus has \d+ shards.*Make fewer parts"):
+        search(q, c, part=(0, 99))
 
 
 def test_a_product_on_a_device_gives_the_same_bits(pair):

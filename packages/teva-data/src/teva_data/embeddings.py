@@ -435,7 +435,9 @@ class Embeddings:
         batch = self._mapped.get(path)
         if batch is None:
             if len(self._mapped) >= MAPPED:
-                self._mapped.pop(next(iter(self._mapped)), None)
+                # Threads read at once: an iterator over the mapping itself would see another's shard come in.
+                for oldest in list(self._mapped)[:1]:
+                    self._mapped.pop(oldest, None)
             batch = self._mapped[path] = self._batch(shard)
         return batch
 

@@ -295,9 +295,9 @@ def search_on_ray(
         MissingExtraError: Ray is not installed.
         TevaError: see :func:`teva_infer.search`.
     """
-    ray = _ray()
     if min(depth, batch, parts) < 1:
         raise TevaError(f"depth, batch and parts start at 1; found {depth}, {batch} and {parts}")
+    ray = _ray()
     asked = Embeddings.open(queries)
     # Checksums are compared here once, and not by every task.
     whole = Embeddings.open(corpus)

@@ -86,10 +86,15 @@ def search(
         TevaError: the two sides come from different models, or have other dimensions.
         MissingExtraError: FAISS is not installed.
     """
+    if index is not None and (part, backend) != (None, "exact"):
+        raise TevaError("an index is searched whole: leave part and backend out")
     # What an index was built from was compared then; here it is read at the places of candidates alone.
     queries, corpus = _opened(queries), _opened(corpus, verify=index is None)
     if part is not None:
-        corpus = corpus.part(*part)
+        shards, corpus = len(corpus.sizes), corpus.part(*part)
+        if not len(corpus):
+            raise TevaError(f"{corpus.directory}: no vectors in part {part[0]} of {part[1]}: the corpus has {shards} "
+                            "shards, and each is whole in one part. Make fewer parts, or smaller shards")  # fmt: skip
     check_pair(queries, corpus)
     if depth < 1 or batch < 1:
         raise TevaError(f"depth and batch start at 1; found {depth} and {batch}")
@@ -101,8 +106,6 @@ def search(
             raise TevaError(f"device {device!r}: the backend {backend!r} searches on the CPU alone")
         scan = functools.partial(_scan_exact, product=functools.partial(_device_product(), device=device))
     if index is not None:
-        if (part, backend) != (None, "exact"):
-            raise TevaError("an index is searched whole: leave part and backend out")
         from .indexes.opened import Index
 
         opened = Index(index, corpus, knobs, device)

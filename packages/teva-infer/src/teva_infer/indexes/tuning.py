@@ -110,22 +110,24 @@ def tune(
     index = Index(directory, corpus)
     vectors = _first(queries, most_queries)
     depth = min(depth, len(corpus))
-    start = clock()
-    _, wanted, _ = search_block(vectors, corpus, depth)
-    exact = len(vectors) / (clock() - start)
     own = index.kind.oversample
     tried = dict(index.kind.knobs) | {
         OVERSAMPLE: oversample or sorted({own, max(1, own // 2), 2 * own if own > 1 else 1})
     }
     grid = [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
+    for knobs in grid:
+        index.resolve(knobs)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)  # what is wrong with it is told before hours of measuring
+    start = clock()
+    _, wanted, _ = search_block(vectors, corpus, depth)
+    exact = len(vectors) / (clock() - start)
     points = []
     with Progress(len(grid), "tune", "settings") as progress:
         for knobs in grid:
             points.append(_measure(index, vectors, wanted, knobs))
             progress.add(1)
     tuned = Tuned(depth, points, exact)
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "tune.json", {"index": index.job, "queries": len(vectors), **dataclasses.asdict(tuned)})
     _draw(tuned, f"{index.job['kind']}, {len(corpus):,} vectors", output / "tune.png")
     return tuned
