@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from teva_data.artifact import Artifact
 from teva_data.clips import Clip
 from teva_data.dataset import Dataset
-from teva_data.errors import DataError
+from teva_data.errors import DataError, TevaError
 from teva_data.modalities import audio, video
 from teva_data.omni import Marks
 from teva_data.pictures import load, media_of
@@ -248,3 +249,17 @@ def test_a_run_from_end_to_end(model, work, tmp_path):
     with torch.no_grad():
         alone = torch.cat([retriever.vectors([one]) for one in ids])
     np.testing.assert_allclose(found.matrix(), alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_vllm_is_given_no_clips_and_no_recordings(model, work, kind):
+    from teva_infer import Encoder
+    from teva_infer.engines.offline_vllm import VllmEngine
+
+    renderer, documents, _, ids = _inputs(model, work / "media", HEARD)
+    row = next(at for at, one in enumerate(documents) if {media.kind for media in one.media} == {kind})
+    # Refused before vLLM's process is asked: there is none.
+    engine = VllmEngine(SimpleNamespace(about={}), "tokens")
+    encoder = Encoder(Artifact.load(model), renderer, engine, "vllm")
+    with pytest.raises(TevaError, match=rf"'vllm' is given pictures alone; found a piece of {kind}\. Use --engine tor"):
+        encoder.encode_tokens([ids[row]])
