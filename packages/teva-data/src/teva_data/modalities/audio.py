@@ -25,7 +25,7 @@ _CUT = "Is the file cut short or damaged?"
 # What a recording may lack of the samples that its head tells: heads of lossy files are not exact. Ogg's counts from
 # where the whole was, of a recording whose first packets were cut away: two of them, in a stamp that is spoken here.
 _MISSING = 0.05
-_MISSING_SECONDS = 0.05
+_MISSING_OF_OGG = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,13 @@ def _expect_length(media: Media, found: float, seconds: float | None, most: floa
 def _expect_samples(media: Media, found: int, wanted: int, rate: int) -> None:
     if not found:
         raise undecodable(media, "no samples", "Is the file cut short?")
-    if found < wanted - max(wanted * _MISSING, rate * _MISSING_SECONDS):
+    if found < wanted * (1 - _MISSING) and not (found >= wanted - rate * _MISSING_OF_OGG and _is_ogg(media)):
         raise undecodable(media, f"{found} samples, where its head says {wanted}", "Is the file cut short?")
+
+
+def _is_ogg(media: Media) -> bool:
+    with media.open() as data:
+        return bytes(data.read(4)) == b"OggS"
 
 
 def _some(media: Media, seconds: float) -> float:
