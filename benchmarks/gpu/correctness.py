@@ -17,7 +17,6 @@ Ends with status 1 where one is off. Writes ``gpu_correctness.json`` to DIR. ``-
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -33,6 +32,8 @@ import numpy as np
 
 import torch
 from benchmarks import gradients
+
+from . import parser
 
 # JAX would take most of the memory at its start, and torch is to have its part.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -237,10 +238,7 @@ def by_jax(device: torch.device, work: Path) -> list[Row]:
 
 def main() -> int:
     """All cases; each is written down when it is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--tiny", action="store_true", help="run on a CPU too, as far as that goes")
-    options = parser.parse_args()
+    options = parser(__doc__, "run on a CPU too, as far as that goes").parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not options.tiny:
         print("no GPU here: --tiny runs what a CPU has of it", file=sys.stderr)

@@ -9,7 +9,6 @@ JAX that sees the GPU (``pip install "jax[cuda12]"``); without one it says so.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -18,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from . import parser
 
 # JAX would take most of the memory at its start, and torch is to have its part.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -104,10 +105,7 @@ def measure(work: Path, tiny: bool, device: str) -> dict[str, Any]:
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model; shows that all of it runs, on a CPU too")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     import jax
     import torch
 

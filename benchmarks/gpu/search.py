@@ -9,7 +9,6 @@ the device before the time begins. Writes ``gpu_search.json`` to DIR.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -22,6 +21,8 @@ from typing import Any
 import numpy as np
 
 import torch
+
+from . import parser
 
 DIM, QUERIES, DEPTH, SHARD = 768, 512, 100, 65_536
 
@@ -112,10 +113,7 @@ def name_of(device: torch.device) -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--tiny", action="store_true", help="few vectors; shows that all of it runs, on a CPU too")
-    options = parser.parse_args()
+    options = parser(__doc__, "few vectors; shows that all of it runs, on a CPU too").parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output) as work:
