@@ -4,7 +4,7 @@
 
 LoRA of rank 16 on random weights of Llama-3.2-1B's shape, bfloat16, gradient caching, made-up texts. Both read the same
 directory, the same data and the same recipe (`benchmarks.jax_speed`). Writes ``gpu_frameworks.json`` to DIR. Needs a
-JAX that sees the GPU (``pip install "jax[cuda12]"``); without one it says so.
+JAX that sees the GPU (``pip install "teva-jax[cuda]"``); without one it says so.
 """
 
 from __future__ import annotations
