@@ -5,16 +5,8 @@ import yaml
 from pydantic import Field
 
 from teva_data.errors import RecipeError
-from teva_data.recipe import (
-    DataSection,
-    LossSection,
-    Section,
-    TrainSection,
-    check_section,
-    describe,
-    load_recipe,
-    parse_overrides,
-)
+from teva_data.recipe import DataSection, LossSection, TrainSection, load_recipe
+from teva_data.sections import Section, check_section, describe, parse_overrides
 
 GOOD = """schema: "1"
 model:

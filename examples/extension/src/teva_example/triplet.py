@@ -9,7 +9,8 @@ from __future__ import annotations
 from pydantic import Field
 
 import torch
-from teva_data.recipe import LossSection, Section, check_section
+from teva_data.recipe import LossSection
+from teva_data.sections import Section, check_section
 from teva_torch.losses import Targets
 from torch import Tensor
 

@@ -10,8 +10,9 @@ import yaml
 
 from .artifact import Artifact
 from .dataset import Dataset
-from .recipe import DataSection, LossSection, ModelSection, PromptsSection, Section, TrainSection, describe
+from .recipe import DataSection, LossSection, ModelSection, PromptsSection, TrainSection
 from .rendering import Renderer
+from .sections import Section, describe
 
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,

@@ -1,7 +1,7 @@
 """The recipe: one YAML file that describes a run to every trainer.
 
-Sections ``model``, ``prompts``, ``data``, ``loss`` and ``train`` are shared. ``torch`` (and later ``jax``) belong to
-their trainer: teva-data keeps them as they are and the owner checks them, so a new option there needs no release of
+Sections ``model``, ``prompts``, ``data``, ``loss`` and ``train`` are shared. ``torch`` and ``jax`` belong to
+their trainers: teva-data keeps them as they are and the owner checks them, so a new option there needs no release of
 teva-data.
 """
 
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
-from .errors import RecipeError, nearest, shorten
+from .errors import RecipeError, shorten
+from .sections import Section, deep_copy, expect, flatten, parse_overrides, read_yaml, replace, validated
 
-_Kind = TypeVar("_Kind", bound="Section")
+# What decides no weight (`Recipe.deciding`).
 _IDLE = {
     "train.output", "train.log_every", "train.save_every", "train.keep_checkpoints",
     "data.path", "data.picture_workers",
@@ -28,12 +27,6 @@ _IDLE = {
     "jax.data", "jax.fsdp", "jax.tensor", "jax.distributed", "jax.compilation_cache", "jax.export_weights",
     "jax.parity_cosine",
 }  # fmt: skip
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values have the types declared, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -91,9 +84,9 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _two(self) -> ModelSection:
-        _expect(self.document_name is None or not self.tied, "document_name", "of no use without tied: false")
+        expect(self.document_name is None or not self.tied, "document_name", "of no use without tied: false")
         named = self.document_revision is None or self.document_name is not None
-        _expect(named, "document_revision", "of no use without document_name")
+        expect(named, "document_revision", "of no use without document_name")
         return self
 
 
@@ -154,22 +147,22 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> DataSection:
-        _expect((self.path is None) != (self.datasets is None), "path", "give exactly one of path and datasets")
+        expect((self.path is None) != (self.datasets is None), "path", "give exactly one of path and datasets")
         needed = self.mixing == "temperature"
-        _expect(
+        expect(
             (self.mixing_temperature is not None) == needed, "mixing_temperature",
             "missing for mixing: temperature" if needed else f"of no use with mixing: {self.mixing}",
         )  # fmt: skip
         weighted, repeatable = self.mixing == "weighted", self.mixing in ("proportional", "temperature")
-        _expect(not weighted or self.datasets is not None, "datasets", "missing for mixing: weighted")
+        expect(not weighted or self.datasets is not None, "datasets", "missing for mixing: weighted")
         for place, one in enumerate(self.datasets or ()):
-            _expect(
+            expect(
                 (one.weight is not None) == weighted, f"datasets.{place}.weight",
                 "missing for mixing: weighted" if weighted else f"of no use with mixing: {self.mixing}",
             )  # fmt: skip
-            _expect(one.repeat == 1 or repeatable, f"datasets.{place}.repeat", f"of no use with mixing: {self.mixing}")
+            expect(one.repeat == 1 or repeatable, f"datasets.{place}.repeat", f"of no use with mixing: {self.mixing}")
         weights = [one.weight for one in self.datasets or () if one.weight is not None]
-        _expect(not weights or max(weights) > 0, "datasets.0.weight", "all weights are 0")
+        expect(not weights or max(weights) > 0, "datasets.0.weight", "all weights are 0")
         return self
 
     def listed(self) -> list[DatasetSection]:
@@ -227,17 +220,17 @@ class LossSection(Section):
     @model_validator(mode="after")
     def _agree(self) -> LossSection:
         first, dims, weights = "query_to_document", self.matryoshka_dims, self.matryoshka_weights
-        _expect(first in self.directions, "directions", f"{first} is missing")
-        _expect(len(set(self.directions)) == len(self.directions), "directions", "one is given twice")
-        _expect(not self.learn_temperature or self.temperature >= 0.01, "temperature", "below 0.01, and to be learned")
+        expect(first in self.directions, "directions", f"{first} is missing")
+        expect(len(set(self.directions)) == len(self.directions), "directions", "one is given twice")
+        expect(not self.learn_temperature or self.temperature >= 0.01, "temperature", "below 0.01, and to be learned")
         for key in ("weight", "distillation_weight"):
             alone = self.distillation is None
-            _expect(not alone or getattr(self, key) == 1, key, "of no use without distillation")
-        _expect(self.distillation != self.name, "distillation", "the same as name")
-        _expect(dims is None or len(set(dims)) == len(dims), "matryoshka_dims", "one is given twice")
-        _expect(weights is None or dims is not None, "matryoshka_weights", "of no use without matryoshka_dims")
+            expect(not alone or getattr(self, key) == 1, key, "of no use without distillation")
+        expect(self.distillation != self.name, "distillation", "the same as name")
+        expect(dims is None or len(set(dims)) == len(dims), "matryoshka_dims", "one is given twice")
+        expect(weights is None or dims is not None, "matryoshka_weights", "of no use without matryoshka_dims")
         fits = weights is None or dims is None or len(weights) == len(dims)
-        _expect(fits, "matryoshka_weights", f"expected {len(dims or ())}, one for each of matryoshka_dims")
+        expect(fits, "matryoshka_weights", f"expected {len(dims or ())}, one for each of matryoshka_dims")
         return self
 
 
@@ -280,7 +273,7 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _measured(self) -> TrainSection:
-        _expect(self.patience is None or self.eval_every is not None, "patience", "of no use without eval_every")
+        expect(self.patience is None or self.eval_every is not None, "patience", "of no use without eval_every")
         return self
 
     @model_validator(mode="after")
@@ -342,183 +335,21 @@ def load_recipe(
     """
     where, lines = "recipe", dict[str, int]()
     if isinstance(source, Mapping):
-        value: Any = _copy(source)
+        value: Any = deep_copy(source)
     else:
         where = str(source)
-        value, lines = _read_yaml(Path(source))
+        value, lines = read_yaml(Path(source))
     if not isinstance(value, dict):
         raise RecipeError(f"{where}: found {shorten(value)}; expected a mapping with the sections model, data, train")
     # A section whose keys are all commented out reads as null; it means its defaults.
     value = {key: {} if item is None and key in Recipe.model_fields else item for key, item in value.items()}
     given = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     for key, item in given.items():
-        _set(value, key, item)
+        replace(value, key, item)
     addresses = {**{key: f"{where}:{line}" for key, line in lines.items()}, **{key: f"--{key}" for key in given}}
-    recipe: Recipe = _validate(Recipe, value, (), where, addresses)
+    recipe: Recipe = validated(Recipe, value, (), where, addresses)
     complete = {
-        name: _validate(kind, getattr(recipe, name), (name,), where, addresses).model_dump()
+        name: validated(kind, getattr(recipe, name), (name,), where, addresses).model_dump()
         for name, kind in (owners or {}).items()
     }
     return recipe.model_copy(update=complete)
-
-
-def check_section(kind: type[_Kind], value: Mapping[str, Any], key: str) -> _Kind:
-    """A section that its owner checks later than the recipe is read, such as the options of a loss.
-
-    Args:
-        kind: its type.
-        value: what the recipe has.
-        key: where it stands in the recipe, e.g. ``loss.options``.
-
-    Raises:
-        RecipeError: with the key, what was found and what was expected.
-    """
-    checked: _Kind = _validate(kind, dict(value), tuple(key.split(".")), "recipe", {})
-    return checked
-
-
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``--train.steps 10`` and ``--train.steps=10`` as ``{"train.steps": "10"}``; ``null`` is None, all else text."""
-    result: dict[str, Any] = {}
-    queue = list(words)
-    while queue:
-        word = queue.pop(0)
-        if not word.startswith("--") or "." not in word.split("=")[0]:
-            raise RecipeError(f"{word}: found where an override was expected; write --section.key VALUE")
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            if not queue:
-                raise RecipeError(f"--{key}: no value; write --{key} VALUE")
-            text = queue.pop(0)
-        # As it stands: a prompt such as "query: " is no YAML. The section's types turn text into numbers.
-        result[key.replace("-", "_")] = None if text == "null" else text
-    return result
-
-
-def describe(section: type[Section], prefix: str) -> list[tuple[str, str, str]]:
-    """(key, default, description) of each key of a section, for ``--help`` and for recipes written with comments."""
-    rows = []
-    for name, field in section.model_fields.items():
-        value = field.get_default(call_default_factory=True, validated_data={})
-        default = "required" if field.is_required() else "" if value is None else str(value)
-        rows.append((f"{prefix}.{name}", default, field.description or ""))
-    return rows
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat.update(flatten(item, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
-def _expect(condition: bool, key: str, problem: str) -> None:
-    """For validators of a whole section: an error at one of its keys."""
-    if not condition:
-        raise PydanticCustomError("at_key", "{problem}", {"key": key, "problem": problem})
-
-
-def _read_yaml(path: Path) -> tuple[Any, dict[str, int]]:
-    """The file's value, and the line of each dotted key."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(
-            f"{path}: no such file. Write one with `teva-torch init --data DIR --model NAME > recipe.yaml`, or see "
-            "`teva-torch recipes list`"
-        ) from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise RecipeError(f"{path}: not a text file ({error})") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    lines: dict[str, int] = {}
-    _note_lines(path, node, "", lines)
-    return value, lines
-
-
-def _note_lines(path: Path, node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
-    if isinstance(node, yaml.SequenceNode):
-        for place, item in enumerate(node.value):
-            lines[f"{prefix}{place}"] = item.start_mark.line + 1
-            _note_lines(path, item, f"{prefix}{place}.", lines)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key_node, value_node in node.value:
-        key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
-        if key in lines:
-            raise RecipeError(f"{path}:{line}: {key}: given twice, first in line {lines[key]}. Keep one")
-        lines[key] = line
-        _note_lines(path, value_node, f"{key}.", lines)
-
-
-def _validate(kind: type[Any], value: Any, prefix: tuple[str, ...], where: str, addresses: Mapping[str, str]) -> Any:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        problems = [_problem(kind, problem, prefix, where, addresses) for problem in error.errors()]
-        raise RecipeError("\n".join(problems)) from None
-
-
-def _problem(
-    kind: type[BaseModel], problem: Any, prefix: tuple[str, ...], where: str, addresses: Mapping[str, str]
-) -> str:
-    location = [*prefix, *(str(part) for part in problem["loc"])]
-    if problem["type"] == "at_key":
-        location += problem["ctx"]["key"].split(".")
-    key = ".".join(location)
-    # A missing key has no line of its own: its section's is the nearest.
-    parents = (".".join(location[:end]) for end in range(len(location), 0, -1))
-    address = next((addresses[parent] for parent in parents if parent in addresses), where)
-    if problem["type"] == "extra_forbidden":
-        return f"{address}: {key}: unknown key. {nearest(location[-1], _known(kind, location[len(prefix) : -1]))}"
-    if problem["type"] == "missing":
-        return f"{address}: {key}: missing; expected a value"
-    message = problem["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(problem["input"], dict | BaseModel) else f"; found {shorten(problem['input'])}"
-    return f"{address}: {key or 'recipe'}: {message}{found}"
-
-
-def _known(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for name in path:
-        if name in kind.model_fields:
-            kind = _model_in(kind.model_fields[name].annotation) or kind
-    return [field.alias or name for name, field in kind.model_fields.items()]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds: itself, in a list, or in a choice of types."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
-
-
-def _set(value: Any, key: str, item: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        if isinstance(value, dict) and value.get(parent) is None:
-            value[parent] = {}  # a section that is left out, or null as in a resolved recipe
-        child = value[parent] if isinstance(value, dict) else value[_place(value, parent, key)]
-        if not isinstance(child, dict | list):
-            raise RecipeError(f"--{key}: {parent} is not a section")
-        value = child
-    value[last if isinstance(value, dict) else _place(value, last, key)] = item
-
-
-def _place(value: list[Any], number: str, key: str) -> int:
-    """The place in a list that a word of a dotted key names, counted from 0."""
-    if not number.isdecimal() or int(number) >= len(value):
-        raise RecipeError(f"--{key}: found {number!r}; expected a number below {len(value)}, the length of the list")
-    return int(number)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import create_model
 
 from .errors import RecipeError, nearest
-from .recipe import Recipe, Section, load_recipe
+from .recipe import Recipe, load_recipe
+from .sections import Section
 
 
 def read_recipe(

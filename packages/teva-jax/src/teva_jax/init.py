@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from teva_data import proposal
-from teva_data.recipe import Section
+from teva_data.sections import Section
 
 from .recipe import JaxSection
 

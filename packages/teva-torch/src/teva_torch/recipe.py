@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from teva_data.recipe import Recipe, Section
+from teva_data.recipe import Recipe
+from teva_data.sections import Section
 from teva_data.shipped import read_recipe as read
 from teva_data.shipped import shipped as shipped_with
 

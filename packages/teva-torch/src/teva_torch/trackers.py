@@ -13,7 +13,8 @@ from typing import Any
 
 from teva_data.errors import MissingExtraError
 from teva_data.files import atomic_file
-from teva_data.recipe import Recipe, flatten
+from teva_data.recipe import Recipe
+from teva_data.sections import flatten
 
 logger = logging.getLogger(__name__)
 

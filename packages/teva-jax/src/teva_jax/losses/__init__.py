@@ -6,7 +6,7 @@ one device.
 
 A package adds one by an entry point of the group ``teva_jax.losses``: a name, and a factory that takes the recipe's
 :class:`teva_data.recipe.LossSection` and returns a :class:`Loss` or a function ``(queries, documents, targets)``. What
-only that loss takes stands under ``loss.options``; :func:`teva_data.recipe.check_section` checks it.
+only that loss takes stands under ``loss.options``; :func:`teva_data.sections.check_section` checks it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from pydantic import Field
 
 import jax
-from teva_data.recipe import LossSection, Section, check_section
+from teva_data.recipe import LossSection
+from teva_data.sections import Section, check_section
 
 from .exclusion import listed, other_queries
 from .targets import Learned, Loss, Targets

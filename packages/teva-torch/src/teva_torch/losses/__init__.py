@@ -5,7 +5,7 @@ pairs, H hidden size. The similarity of a query and a document is the dot produc
 
 A package adds one by an entry point of the group ``teva_torch.losses``: a name, and a factory that takes the recipe's
 :class:`teva_data.recipe.LossSection` and returns a :data:`Loss`. What only that loss takes stands under
-``loss.options``; :func:`teva_data.recipe.check_section` checks it.
+``loss.options``; :func:`teva_data.sections.check_section` checks it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 import torch
-from teva_data.recipe import LossSection, Section, check_section
+from teva_data.recipe import LossSection
+from teva_data.sections import Section, check_section
 from torch import Tensor, nn
 
 from .exclusion import ListedPairs, OtherQueries
