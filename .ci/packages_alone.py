@@ -1,7 +1,8 @@
 """Build each package's wheel, install it alone in a clean environment, import it and ask it for help.
 
 A shared environment hides a dependency that a package forgot to name. ``--tests`` runs the package's own tests there
-too, with its extras and what tests need: those that use another package are left out, and told.
+too, with its extras and what tests need: files that import another package are left out, and told; tests that import
+one are skipped.
 
     uv run python .ci/packages_alone.py [--tests] [PACKAGE ...]
 """
@@ -24,13 +25,15 @@ WITHOUT = {
     "teva-torch": ["jax", "faiss"],
     "teva-jax": ["torch", "faiss", "tensorflow"],
 }
-# Extras that a package's tests use, their directory, and what else they ask: peers, and makers of tiny models.
+# Extras that a package's tests use, their directory, what else they ask (peers, and makers of tiny models), and the
+# siblings that its extras bring.
 PEERS = ("sentence-transformers", "torch", "peft", "accelerate", "tensorboard", "bitsandbytes", "deepspeed")
 TESTED = {
-    "teva-data": ("inputs,image,audio,video", "data", ()),
-    "teva-eval": ("bm25,report", "eval", ()),
-    "teva-torch": ("lora,trackers", "torch", ("pillow", "soundfile", "soxr", "torchcodec", *PEERS)),
-    "teva-jax": ("", "jax", PEERS),
+    "teva-data": ("inputs,image,audio,video", "data", (), ()),
+    "teva-eval": ("bm25,report", "eval", (), ()),
+    "teva-torch": ("lora,trackers", "torch", ("pillow", "soundfile", "soxr", "torchcodec", *PEERS), ()),
+    "teva-jax": ("", "jax", PEERS, ()),
+    "teva-infer": ("torch,tune,serve", "infer", ("sentence-transformers", "httpx"), ("teva_torch",)),
 }
 CHECK = """
 import importlib.util, sys, {module} as module
@@ -78,19 +81,17 @@ def main() -> None:
 
 
 def _test(package: str, environment: Path, wheel: Path, work: Path, constraints: Path, newest: str) -> None:
-    """Run a package's own tests where no other package of the workspace is (but teva-data, which all need)."""
-    if package not in TESTED:
-        print(f"{package}: its tests want an engine, another package: they run in the shared environment alone")
-        return
-    extras, directory, peers = TESTED[package]
+    """Run a package's own tests where no other package of the workspace is but those that it brings."""
+    extras, directory, peers, siblings = TESTED[package]
     run(
         "uv", "pip", "install", "--quiet", "--no-config", "--python", environment, "--find-links", work / "dist",
-        "--constraints", constraints, "--exclude-newer-package", "teva-data=2100-01-01", "--exclude-newer", newest,
+        "--constraints", constraints, "--exclude-newer", newest,
+        *(word for name in WITHOUT for word in ("--exclude-newer-package", f"{name}=2100-01-01")),
         f"{wheel}[{extras}]", *peers, "pytest", "pytest-timeout", "pytest-random-order", "pytest-xdist", "hypothesis",
         "ir-measures",
     )  # fmt: skip
     python = environment / "bin" / "python"
-    left_out = _asking_others(package, ROOT / "tests" / directory)
+    left_out = _asking_others({package.replace("-", "_"), "teva_data", *siblings}, ROOT / "tests" / directory)
     for name in left_out:
         print(f"{package}: {name} asks another package and is left out")
     words = ["-n", "2", "--dist", "loadfile", f"tests/{directory}", *(f"--ignore={name}" for name in left_out)]
@@ -99,10 +100,10 @@ def _test(package: str, environment: Path, wheel: Path, work: Path, constraints:
         sys.exit(f"{package}: its tests fail where it is installed alone")
 
 
-def _asking_others(package: str, directory: Path) -> list[str]:
-    """Files of tests that name a package of the workspace which this one does not bring."""
-    brought = {package.replace("-", "_"), "teva_data"}
-    others = re.compile(rf"\b(?:{'|'.join(sorted({name.replace('-', '_') for name in WITHOUT} - brought))})\b")
+def _asking_others(there: set[str], directory: Path) -> list[str]:
+    """Files of tests that import a package of the workspace which is not there."""
+    missing = {name.replace("-", "_") for name in WITHOUT} - there
+    others = re.compile(rf"^(?:from|import) (?:{'|'.join(sorted(missing))})\b", re.MULTILINE)
     files = sorted(directory.glob("test_*.py"))
     return [str(file.relative_to(ROOT)) for file in files if others.search(file.read_text())]
 

@@ -110,7 +110,7 @@ def speed(model: Path, data: Path, pages: int, workers: int, media: Mapping[str,
     """Documents of media a second from bytes to patches or spectrograms, the better of two times."""
     from teva_data.artifact import Artifact
     from teva_data.dataset import Dataset
-    from teva_data.pictures import load
+    from teva_data.inputs import load_media
     from teva_data.rendering import Renderer
 
     renderer = Renderer.from_artifact(Artifact.load(model), max_length=2048, media=media)
@@ -119,7 +119,7 @@ def speed(model: Path, data: Path, pages: int, workers: int, media: Mapping[str,
     for _ in range(2):
         ids = renderer.tokenize([renderer.document("", "", None, document.media) for document in documents])
         begun = time.perf_counter()
-        load(ids, workers)
+        load_media(ids, workers)
         seconds.append(time.perf_counter() - begun)
     return len(documents) / min(seconds)
 

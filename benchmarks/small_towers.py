@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from teva_data.artifact import write_layout
+from teva_data.layout import write_layout
 
 POSITIONS = 64
 

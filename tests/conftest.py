@@ -116,7 +116,7 @@ def make_tiny_bert(directory: Path, *, layout: bool = True) -> Path:
     BertModel(config).save_pretrained(directory)
     fast.save_pretrained(directory)
     if layout:
-        from teva_data.artifact import write_layout
+        from teva_data.layout import write_layout
 
         write_layout(
             directory, pooling="mean", normalize=True, dim=32, max_length=48,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -111,3 +112,15 @@ def test_the_readme_has_two_shell_blocks():
             [sys.executable, ".ci/readme_block.py", number], cwd=ROOT, capture_output=True, text=True, check=True
         )
         assert words in done.stdout
+
+
+def test_files_and_functions_stay_short_enough_to_read():
+    """CONTRIBUTING.md's limits: 500 lines a file, 80 a function without its docstring."""
+    for path in ROOT.glob("packages/*/src/**/*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert source.count("\n") <= 500, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                documented = ast.get_docstring(node) is not None
+                text = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0
+                assert node.end_lineno - node.lineno + 1 - text <= 80, f"{path}:{node.lineno}: {node.name}"

@@ -92,7 +92,8 @@ def _unit(rows: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _embeddings(directory: Path, rows: int, rng: np.random.Generator) -> Any:
-    from teva_data.embeddings import Embeddings, EmbeddingWriter
+    from teva_data.embedding_writer import EmbeddingWriter
+    from teva_data.embeddings import Embeddings
 
     starts = range(0, rows, SHARD)
     shards = [min(SHARD, rows - start) for start in starts]

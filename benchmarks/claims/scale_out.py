@@ -195,7 +195,8 @@ def mixed(
     dtype: Any = "float32",
 ) -> Any:  # fmt: skip
     """Embeddings of ``rows`` vectors, each between two real ones: at a share of 0.5 to 1 of the first."""
-    from teva_data.embeddings import Embeddings, EmbeddingWriter
+    from teva_data.embedding_writer import EmbeddingWriter
+    from teva_data.embeddings import Embeddings
 
     starts = range(0, rows, SHARD)
     shards = [min(SHARD, rows - start) for start in starts]

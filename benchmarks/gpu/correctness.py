@@ -128,7 +128,8 @@ def caching(device: torch.device, work: Path) -> list[Row]:
 
 def _artifact(place: Path, model: Any) -> Any:
     """A model's directory and its description; token ids are made up, so there is no tokenizer."""
-    from teva_data.artifact import Artifact, write_layout
+    from teva_data.artifact import Artifact
+    from teva_data.layout import write_layout
 
     model.backbone.save_pretrained(place)
     (place / "tokenizer.json").write_text("{}")

@@ -147,7 +147,8 @@ def _description(size: str, work: Path) -> Any:
 
 
 def _artifact(work: Path, dim: int, limit: int) -> Any:
-    from teva_data.artifact import Artifact, write_layout
+    from teva_data.artifact import Artifact
+    from teva_data.layout import write_layout
 
     prompts = {"query": "", "document": ""}
     write_layout(

@@ -29,7 +29,8 @@ DIM, QUERIES, DEPTH, SHARD = 768, 512, 100, 65_536
 
 def corpus_of(directory: Path, rows: int, device: torch.device) -> Any:
     """Random unit vectors as embeddings."""
-    from teva_data.embeddings import Embeddings, EmbeddingWriter
+    from teva_data.embedding_writer import EmbeddingWriter
+    from teva_data.embeddings import Embeddings
 
     shards = [min(SHARD, rows - start) for start in range(0, rows, SHARD)]
     job = {"role": "document", "normalized": True}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from teva_data.artifact import Artifact, write_checksums, write_record
+from teva_data.artifact import Artifact
 from teva_data.errors import ArtifactError
 from teva_data.known_prompts import known_prompts
+from teva_data.seals import write_checksums, write_record
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def test_a_pooling_of_another_package_is_named_and_no_other_runtime_loads_it(mod
     """sentence-transformers would pool by the mean where no mode of its own is on."""
     from sentence_transformers import SentenceTransformer
 
-    from teva_data.artifact import is_own, refuse_own, write_layout
+    from teva_data.artifact import refuse_own
+    from teva_data.layout import is_own, write_layout
 
     write_layout(
         model, pooling="ends", normalize=False, dim=32, max_length=48, prompts={"query": "", "document": ""}, teva={},

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from teva_data import embeddings
-from teva_data.embeddings import Embeddings, EmbeddingWriter
+from teva_data.embedding_writer import EmbeddingWriter
+from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, TevaError
 from teva_data.files import checksum
 from teva_data.shardfiles import shard_name
@@ -344,7 +345,7 @@ def test_a_killed_writer_leaves_the_directory_free_and_no_rest(tmp_path):
     script = textwrap.dedent("""
         import sys, time, numpy as np
         from teva_data import shardfiles
-        from teva_data.embeddings import EmbeddingWriter
+        from teva_data.embedding_writer import EmbeddingWriter
         writer = EmbeddingWriter(sys.argv[1], job={"role": "query"}, shards=[2, 2], dim=3)
         writer.write(0, ["a", "b"], np.ones((2, 3), np.float32))
         inner = shardfiles._write_shard

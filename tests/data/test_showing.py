@@ -10,10 +10,11 @@ import yaml
 from PIL import Image
 from transformers import AutoTokenizer
 
-from teva_data.artifact import Artifact, write_layout
+from teva_data.artifact import Artifact
 from teva_data.cli import main
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
+from teva_data.layout import write_layout
 from teva_data.plan import BatchPlan
 from teva_data.prompting import resolve_prompts, training_renderer
 from teva_data.recipe import load_recipe

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from teva_data.artifact import write_layout
 from teva_data.cli import main
+from teva_data.layout import write_layout
 from teva_data.stats import Overlap, histogram, statistics
 from teva_data.stats.scripts import count_scripts
 from teva_data.stats.text import show_statistics

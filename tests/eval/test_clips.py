@@ -24,7 +24,7 @@ CAPTIONS = ["red river", "blue city", "green fire", "old house", "small tree"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A random Qwen2.5-Omni that pools at the last token."""
-    from teva_data.artifact import write_layout
+    from teva_data.layout import write_layout
 
     path = omni_models.make(tmp_path_factory.mktemp("model") / "omni")
     write_layout(path, pooling="last", normalize=True, dim=32, max_length=128, prompts={}, teva={}, card="")

@@ -20,7 +20,7 @@ from teva_eval.cli import main
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A random Qwen2-VL that pools at the last token."""
-    from teva_data.artifact import write_layout
+    from teva_data.layout import write_layout
 
     path = vision_models.make(tmp_path_factory.mktemp("model") / "vlm", "Qwen2VL")
     write_layout(path, pooling="last", normalize=True, dim=32, max_length=64, prompts={}, teva={}, card="")

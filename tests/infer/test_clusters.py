@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.conftest import write_jsonl
 
-from teva_data.embeddings import EmbeddingWriter
+from teva_data.embedding_writer import EmbeddingWriter
 from teva_data.errors import TevaError
 from teva_data.shardfiles import ShardFiles
 from teva_infer import encode

@@ -13,7 +13,7 @@ from teva_data.artifact import Artifact
 from teva_data.embeddings import Embeddings
 from teva_data.errors import EngineMemoryError, MissingExtraError, TevaError
 from teva_infer import Encoder
-from teva_infer.cli import options_of
+from teva_infer.commands.words import options_of
 from teva_infer.encoding import encode
 from teva_infer.engines import embeddings_api, load_engine
 from teva_infer.engines.process import ProcessEngine

@@ -19,7 +19,7 @@ from teva_data.errors import DataError, TevaError
 from teva_data.files import read_sealed, write_sealed
 from teva_data.runs import read_run
 from teva_infer.cli import main
-from teva_infer.indexes import building, find_kind, known_kinds, tuning
+from teva_infer.indexes import building, find_kind, tuning
 from teva_infer.indexes.building import MANIFEST, build_index, part_name
 from teva_infer.indexes.opened import Index
 from teva_infer.indexes.rescoring import rescore
@@ -52,10 +52,6 @@ def queries(corpus) -> Embeddings:
 def everything(kind: str) -> dict[str, int]:
     """Knobs at which a structure leaves nothing out."""
     return dict.fromkeys(find_kind(kind).knobs, 1000) | {"oversample": ROWS // DEPTH}
-
-
-def test_all_kinds_are_registered():
-    assert set(known_kinds()) >= set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

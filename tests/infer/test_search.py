@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teva_data.embeddings import Embeddings, EmbeddingWriter
+from teva_data.embedding_writer import EmbeddingWriter
+from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, MissingExtraError, TevaError
 from teva_data.runs import Run, best_first, read_run
 from teva_infer.searching import merge_runs, on_grid, search

@@ -241,7 +241,7 @@ def test_eos_beside_other_processors(tmp_path, kind):
 
 
 def test_a_published_model_without_eos_stays_as_it_is(short, tmp_path):
-    from teva_data.artifact import write_layout
+    from teva_data.layout import write_layout
 
     path = make(tmp_path / "published", "Qwen3")
     write_layout(

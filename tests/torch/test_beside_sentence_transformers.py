@@ -7,8 +7,9 @@ from tests.conftest import WORDS, write_jsonl
 from tests.torch.backbones import make
 
 import torch
-from teva_data.artifact import Artifact, write_layout
+from teva_data.artifact import Artifact
 from teva_data.feed import Feed
+from teva_data.layout import write_layout
 from teva_data.plan import BatchPlan
 from teva_data.prompting import training_renderer
 from teva_torch.caching import BatchGradient, Passes

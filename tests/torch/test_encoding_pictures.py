@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 from tests.torch import vision_models
 
-from teva_data.artifact import Artifact, write_layout
+from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, EngineMemoryError, TevaError
+from teva_data.inputs import PieceTokens, Placed, Tokens
+from teva_data.layout import write_layout
 from teva_data.leaving_out import read_inputs
-from teva_data.pictures import PictureReader, PieceTokens, Placed, Tokens
+from teva_data.pictures import PictureReader
 from teva_data.rendering import Renderer
 from teva_infer import Encoder, encode, evaluating, search
 from teva_infer.encoding import Source

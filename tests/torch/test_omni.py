@@ -17,9 +17,9 @@ from teva_data.artifact import Artifact
 from teva_data.clips import Clip
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, TevaError
+from teva_data.inputs import load_media, media_of
 from teva_data.modalities import audio, video
 from teva_data.omni import Marks
-from teva_data.pictures import load, media_of
 from teva_data.pieces import Media
 from teva_data.rendering import Renderer
 from teva_data.sounds import Sound
@@ -50,7 +50,7 @@ def _inputs(model, data, media=None, max_length=160):
 
 def test_a_mixed_batch_has_the_vectors_of_its_inputs_one_by_one(model, work):
     _, documents, _, ids = _inputs(model, work / "media", HEARD)
-    load(ids, workers=2)
+    load_media(ids, workers=2)
     assert {media.kind for one in documents for media in one.media} == {"image", "video", "audio"}
     retriever = Retriever.load(Artifact.load(model), pooling="last", normalize=True).eval()
     with torch.no_grad():
@@ -242,7 +242,7 @@ def test_a_run_from_end_to_end(model, work, tmp_path):
     assert config["architectures"] == ["Qwen2_5OmniThinkerForConditionalGeneration"]
     renderer, _, _, ids = _inputs(artifact.path, work / "media")
     assert renderer.pictures.limits.video_rate == 3.0
-    from teva_infer import encode
+    encode = pytest.importorskip("teva_infer").encode
 
     found = encode(artifact.path, work / "media", tmp_path / "vectors", device="cpu", shard_size=7, batch_tokens=100)
     retriever = Retriever.load(artifact).eval()
@@ -253,7 +253,7 @@ def test_a_run_from_end_to_end(model, work, tmp_path):
 
 @pytest.mark.parametrize("kind", ["video", "audio"])
 def test_vllm_is_given_no_clips_and_no_recordings(model, work, kind):
-    from teva_infer import Encoder
+    Encoder = pytest.importorskip("teva_infer").Encoder
     from teva_infer.engines.offline_vllm import VllmEngine
 
     renderer, documents, _, ids = _inputs(model, work / "media", HEARD)

@@ -11,12 +11,13 @@ from tests.torch import backbones, tower_models, vision_models
 
 import torch
 from teva_data import tower_reader
-from teva_data.artifact import Artifact, write_layout
+from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import ArtifactError, DataError, RecipeError
 from teva_data.feed import Feed
+from teva_data.inputs import PieceTokens, key_of, media_of
+from teva_data.layout import write_layout
 from teva_data.parity import ParityError
-from teva_data.pictures import PieceTokens, key_of, media_of
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
 from teva_infer import Encoder, encode, verify

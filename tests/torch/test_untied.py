@@ -14,9 +14,9 @@ from benchmarks import gradients
 from safetensors.torch import load_file
 
 import torch
-from teva_data.artifact import ROLES
 from teva_data.dataset import Dataset
 from teva_data.errors import ArtifactError, RecipeError, TevaError
+from teva_data.layout import ROLES
 from teva_data.metrics import read_metrics
 from teva_data.pair import ArtifactPair
 from teva_data.runs import read_run

@@ -15,8 +15,8 @@ from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
 from teva_data.feed import Feed
+from teva_data.inputs import Rendered, Tokens, key_of, load_media, media_of
 from teva_data.metrics import read_metrics
-from teva_data.pictures import Rendered, Tokens, key_of, load, media_of
 from teva_data.pieces import Media
 from teva_data.plan import BatchPlan
 from teva_data.rendering import Renderer
@@ -121,7 +121,7 @@ def test_tokens_are_counted_before_a_picture_is_decoded(models, tmp_path):
 
 def test_pictures_wait_as_bytes_of_one_frame_and_each_is_decoded_once(models, data):
     renderer, documents, ids = _inputs(models["Qwen2_5_VL"], data)
-    load(ids, workers=3)
+    load_media(ids, workers=3)
     reader, decoded = renderer.pictures, {}
     for document, found in zip(documents, ids, strict=True):
         for media, picture in zip(document.media, found.pictures if document.media else (), strict=True):
@@ -251,7 +251,7 @@ def test_a_run_from_end_to_end(models, data, tmp_path):
     assert max(np.prod(one.grid) * vision_models.PATCH**2 for one in pictures) <= 256
     assert served.max_length == 64
     # A corpus of pictures and texts is encoded by the command that encodes texts, to the vectors of one by one.
-    from teva_infer import encode
+    encode = pytest.importorskip("teva_infer").encode
 
     found = encode(artifact.path, data, tmp_path / "vectors", device="cpu", shard_size=7, batch_tokens=100)
     model = Retriever.load(artifact).eval()
@@ -313,5 +313,5 @@ def test_a_picture_that_cannot_be_read_is_named(models, data, tmp_path, content,
     (tmp_path / "corpus.jsonl").write_text('{"docid": "d", "image": "images/bad.png"}\n')
     (tmp_path / "train.jsonl").write_text('{"query_id": "q", "query_text": "tea", "positive_document_ids": ["d"]}\n')
     with pytest.raises(DataError, match=words) as caught:
-        load(_inputs(models["Qwen2VL"], tmp_path)[2])
+        load_media(_inputs(models["Qwen2VL"], tmp_path)[2])
     assert "bad.png" in str(caught.value)

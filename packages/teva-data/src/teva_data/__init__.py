@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .artifact import Artifact
     from .conversion import convert
     from .dataset import Dataset, DatasetCard
-    from .embeddings import Embeddings, EmbeddingWriter
+    from .embedding_writer import EmbeddingWriter
+    from .embeddings import Embeddings
     from .errors import ArtifactError, DataError, MissingExtraError, RecipeError, TevaError
     from .negatives import mine_negatives
     from .pair import ArtifactPair, load_artifact
@@ -69,7 +70,8 @@ __getattr__, __dir__ = attributes(
         "artifact": ("Artifact",),
         "conversion": ("convert",),
         "dataset": ("Dataset", "DatasetCard"),
-        "embeddings": ("Embeddings", "EmbeddingWriter"),
+        "embedding_writer": ("EmbeddingWriter",),
+        "embeddings": ("Embeddings",),
         "errors": ("ArtifactError", "DataError", "MissingExtraError", "RecipeError", "TevaError"),
         "negatives": ("mine_negatives",),
         "pair": ("ArtifactPair", "load_artifact"),

@@ -60,10 +60,6 @@ class Kind:
     columns: tuple[Column, ...]
     texts: tuple[int, ...]
 
-    def with_parser(self, parse: Callable[[Row, Shelf], tuple[Any, ...]]) -> Kind:
-        """The same rows from other fields."""
-        return dataclasses.replace(self, parse=parse)
-
 
 CORPUS = Kind(
     "corpus",

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from . import limits
-from .artifact import Artifact, write_checksums, write_layout, write_record
+from .artifact import Artifact
 from .files import atomic_directory, write_json
+from .layout import write_layout
 from .rendering import Renderer
+from .seals import write_checksums, write_record
 
 
 def write_artifact(

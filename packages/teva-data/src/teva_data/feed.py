@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from .errors import DataError, MediaError
+from .inputs import decoders
 from .leaving_out import Kept, read_inputs
-from .pictures import decoders
 from .plan import Batch, BatchPlan
 from .prefetch import prefetch
 from .recipe import Recipe

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from . import pictures
 from .errors import MediaError
-from .pictures import PieceTokens
+from .inputs import PieceTokens, load_media, media_of
 from .pieces import Media
 from .plan import Batch
 from .rendering import Renderer
@@ -51,15 +50,15 @@ def read_inputs(
     ids = tokenized(renderer, texts, max_length, bad)
     if bad is None:
         if keep:
-            pictures.load(ids, workers)
+            load_media(ids, workers)
         return ids
     failed: dict[Media, MediaError] = {}
     if keep:
-        pictures.load(ids, workers, failed)
+        load_media(ids, workers, failed)
     for start in range(0, 0 if keep else len(ids), _TRIED):
-        pictures.load([_bare(each) for each in ids[start : start + _TRIED]], workers, failed)
+        load_media([_bare(each) for each in ids[start : start + _TRIED]], workers, failed)
     for at, each in enumerate(ids):
-        for media in pictures.media_of(each):
+        for media in media_of(each):
             if media in failed:
                 bad.setdefault(at, failed[media])
                 ids[at] = _stand_in(renderer)

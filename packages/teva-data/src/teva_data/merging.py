@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
-from .pictures import PLACE, PieceTokens, Rendered, RenderedPieces
+from .inputs import PLACE, PieceTokens, Rendered, RenderedPieces
 from .pieces import Media, Piece
 from .records import join_title
 

@@ -12,12 +12,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .artifact import ROLES, Artifact, encoders_of, read_record, write_record
+from .artifact import Artifact, encoders_of
 from .errors import RecipeError
 from .files import fingerprint
 from .hub import fetch
+from .layout import ROLES
 from .recipe import Recipe
 from .rendering import load_tokenizer
+from .seals import read_record, write_record
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact import ROLES
 from .errors import ArtifactError, DataError
 from .files import write_json
+from .layout import ROLES
 from .pieces import Media, Piece
 from .rendering import Renderer
 

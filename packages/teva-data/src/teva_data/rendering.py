@@ -17,8 +17,9 @@ from . import merging
 from .artifact import Artifact
 from .chat import add_chat, frame
 from .errors import ArtifactError, DataError, MissingExtraError
+from .inputs import PLACE, PieceTokens, Rendered, RenderedPieces, Tokens, filled
 from .merging import Merging
-from .pictures import PLACE, PictureReader, PieceTokens, Rendered, RenderedPieces, Tokens, filled
+from .pictures import PictureReader
 from .pieces import Media, Piece
 from .records import join_title
 

@@ -23,7 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from teva_data.dataset import Dataset
-from teva_data.embeddings import Embeddings, EmbeddingWriter
+from teva_data.embedding_writer import EmbeddingWriter
+from teva_data.embeddings import Embeddings
 from teva_data.errors import MediaError, MissingExtraError, TevaError
 from teva_data.logfile import log_to
 from teva_data.pair import ArtifactPair, load_artifact
@@ -201,17 +202,25 @@ def encode_on_ray(
                 "job": source.job(),
             },
         )  # fmt: skip
-        done = len(source) - sum(shards[shard] for shard in writer.missing())
-        with Progress(len(source), "encode", "documents" if split is None else "queries", done=done) as progress:
-            for shard, one, vectors in made:
-                for name, why in one["left_out"].items():
-                    logger.warning("encode: the %s %r is left out: %s", source.role, name, why)
-                if writes == "workers":
-                    writer.enter(shard, one["entry"])
-                else:
-                    writer.write(shard, one["ids"], vectors.reshape(-1, encoder.dim), one["left_out"])
-                progress.add(shards[shard])
+        _take_in(made, writer, source, shards, encoder.dim)
     return Embeddings.open(output, verify=False)
+
+
+def _take_in(
+    made: Iterator[tuple[int, dict[str, Any], np.ndarray]], writer: EmbeddingWriter, source: Source,
+    shards: Sequence[int], dim: int,
+) -> None:  # fmt: skip
+    """Enter or write what workers have made, in the order in which it comes."""
+    done = len(source) - sum(shards[shard] for shard in writer.missing())
+    with Progress(len(source), "encode", "documents" if source.role == "document" else "queries", done=done) as bar:
+        for shard, one, vectors in made:
+            for name, why in one["left_out"].items():
+                logger.warning("encode: the %s %r is left out: %s", source.role, name, why)
+            if "entry" in one:  # the worker has written it
+                writer.enter(shard, one["entry"])
+            else:
+                writer.write(shard, one["ids"], vectors.reshape(-1, dim), one["left_out"])
+            bar.add(shards[shard])
 
 
 def _expect_same(there: Mapping[str, Any], here: Mapping[str, Any], what: str) -> None:

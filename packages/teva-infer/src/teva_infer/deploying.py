@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from teva_data.artifact import ROLES, Artifact, is_own
+from teva_data.artifact import Artifact
+from teva_data.layout import ROLES, is_own
 from teva_data.pair import ArtifactPair, load_artifact
 
-RUNTIMES = ("vllm", "tei")
 # Backbones that text-embeddings-inference 1.9 has code for (its backends/ and candle models).
 _TEI = {
     "bert", "xlm-roberta", "roberta", "camembert", "distilbert", "mpnet", "modernbert", "nomic_bert", "gte", "new",

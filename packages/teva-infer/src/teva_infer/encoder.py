@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from teva_data import merging, pictures
-from teva_data.artifact import ROLES, Artifact
+from teva_data import merging
+from teva_data.artifact import Artifact
 from teva_data.batching import least_work_batches, token_batches
 from teva_data.errors import DataError, EngineMemoryError, MediaError, TevaError
+from teva_data.inputs import PieceTokens, Placed, Rendered, Tokens, decoders, load_media, media_of
+from teva_data.layout import ROLES
 from teva_data.pair import ArtifactPair, load_artifact
-from teva_data.pictures import PieceTokens, Placed, Rendered, Tokens
 from teva_data.pieces import Media
 from teva_data.prefetch import prefetch
 from teva_data.rendering import Renderer
@@ -444,10 +445,10 @@ def _decoded(
     def load(number: int) -> list[Any]:
         rows = [copy.copy(inputs[row]) for row in batches[number]]  # so that pictures go when the batch goes
         failed: dict[Media, MediaError] = {}
-        pictures.load(rows, pictures.decoders(), None if bad is None else failed)
+        load_media(rows, decoders(), None if bad is None else failed)
         if failed and bad is not None:
             for place, row in enumerate(batches[number].tolist()):
-                errors = [failed[media] for media in pictures.media_of(rows[place]) if media in failed]
+                errors = [failed[media] for media in media_of(rows[place]) if media in failed]
                 if errors:
                     bad[row], rows[place] = errors[0], [0]  # any token at all: its vector is not kept
         return rows

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from teva_data.dataset import Dataset
-from teva_data.embeddings import MANIFEST, Embeddings, EmbeddingWriter
+from teva_data.embedding_writer import EmbeddingWriter
+from teva_data.embeddings import MANIFEST, Embeddings
 from teva_data.errors import DataError, MediaError, TevaError
 from teva_data.leaving_out import tokenized
 from teva_data.logfile import log_to

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from teva_data.embeddings import Embeddings, EmbeddingWriter
+from teva_data.embedding_writer import EmbeddingWriter
+from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, TevaError
 from teva_data.files import fingerprint
 

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from teva_data import towers
-from teva_data.artifact import ROLES, TEVA_FILE, Artifact, refuse_own, write_record
+from teva_data.artifact import Artifact, refuse_own
 from teva_data.errors import MissingExtraError, TevaError
+from teva_data.layout import ROLES
 from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.probes import Probe, Trained, probe_set, read_probes, rendered, weights_dtype
 from teva_data.rendering import Renderer
+from teva_data.seals import TEVA_FILE, write_record
 
 from .encoder import Encoder
 from .engines import known_engines

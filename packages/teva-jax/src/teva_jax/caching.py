@@ -20,7 +20,7 @@ Legend: P rows of the pool, R rows of a chunk, Q queries, D documents, H size of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -203,24 +203,6 @@ class BatchGradient:
 def take(pool: jax.Array, rows: jax.Array) -> jax.Array:
     """Rows of an array; 0 where a row is behind its end."""
     return pool.at[rows].get(mode="fill", fill_value=0)
-
-
-def whole_batch(
-    embed: Embed,
-    loss: Loss,
-    trained: Trained,
-    frozen: Frozen,
-    chunks: Sequence[Chunk],
-    places: Places,
-    pool: tuple[int, int],
-) -> jax.Array:
-    """The loss of a batch in one graph, without dropout: what :class:`BatchGradient` is compared with."""
-    vectors = jnp.zeros(pool, jnp.float32)
-    for chunk in chunks:
-        own = embed(trained["retriever"], frozen, chunk.token_ids, chunk.lengths, None)
-        vectors = vectors.at[chunk.rows].set(own, mode="drop")
-    queries, documents = take(vectors, places.queries), take(vectors, places.documents)
-    return loss(queries, documents, places.targets, trained["loss"])
 
 
 def _zero(value: jax.Array) -> jax.Array:

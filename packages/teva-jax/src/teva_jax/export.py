@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 import jax
 from teva_data import exporting
-from teva_data.artifact import Artifact, is_own
+from teva_data.artifact import Artifact
 from teva_data.exporting import git_revision
+from teva_data.layout import is_own
 from teva_data.model_card import model_card
 from teva_data.parity import Vectors, gate, rendered
 from teva_data.probes import probe_set, write_probes

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from teva_data.errors import TevaError
 from teva_data.feed import TokenBatch
-from teva_data.pictures import key_of, media_of
+from teva_data.inputs import key_of, media_of
 from torch import Tensor, nn
 
 from . import guards, vision

@@ -22,7 +22,7 @@ Vectors = NDArray[np.float32]
 class TorchEngine:
     """Encodes with PyTorch on one device (the ``Engine`` protocol of teva-infer)."""
 
-    pictures = True  # where the model sees them: teva_data.pictures.Tokens among the ids
+    pictures = True  # where the model sees them: teva_data.inputs.Tokens among the ids
 
     def __init__(self, model: Retriever) -> None:
         self.model = model.eval()

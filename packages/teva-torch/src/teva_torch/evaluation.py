@@ -16,8 +16,8 @@ import torch
 from teva_data.dataset import Dataset
 from teva_data.development import DevSet, dev_sets
 from teva_data.errors import MediaError
+from teva_data.inputs import decoders
 from teva_data.leaving_out import read_inputs
-from teva_data.pictures import decoders
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 

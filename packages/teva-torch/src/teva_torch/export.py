@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from teva_data import exporting
-from teva_data.artifact import MERGING, ROLES, Artifact
+from teva_data.artifact import MERGING, Artifact
 from teva_data.exporting import git_revision
 from teva_data.files import atomic_directory, write_json
+from teva_data.layout import ROLES
 from teva_data.model_card import model_card, pair_card
 from teva_data.pair import ArtifactPair, load_artifact, write_pair
 from teva_data.recipe import Recipe

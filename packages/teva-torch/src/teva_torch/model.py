@@ -14,7 +14,7 @@ from teva_data import merging, towers
 from teva_data.artifact import Artifact
 from teva_data.batching import least_work_batches, token_batches
 from teva_data.errors import ArtifactError, RecipeError, TevaError
-from teva_data.pictures import Tokens
+from teva_data.inputs import Tokens
 from teva_data.recipe import Recipe
 from torch import Tensor, nn
 
@@ -222,7 +222,7 @@ class Retriever(nn.Module):
     def vectors(self, token_ids: Sequence[Sequence[int]], seen: Any = None) -> Tensor:
         """Vectors of token ids of any lengths in one forward pass: float32 [B, H], in the input's order.
 
-        Of a record whose pieces are inputs of their own (:class:`teva_data.pictures.PieceTokens`) it is the mean of
+        Of a record whose pieces are inputs of their own (:class:`teva_data.inputs.PieceTokens`) it is the mean of
         their vectors, of length 1 where vectors have it.
 
         ``seen`` is what the tower that sees has put out for their pictures (:func:`teva_torch.vision.watched`), where

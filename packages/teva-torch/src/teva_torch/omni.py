@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 import torch
+from teva_data.inputs import Tokens
 from teva_data.omni import Marks, Places
-from teva_data.pictures import Picture, Tokens
+from teva_data.pictures import Picture
 from teva_data.sounds import Sound
 from torch import Tensor, nn
 

@@ -13,7 +13,8 @@ import numpy as np
 
 import torch
 from teva_data import probes
-from teva_data.artifact import Artifact, is_own
+from teva_data.artifact import Artifact
+from teva_data.layout import is_own
 from teva_data.parity import Vectors, gate, rendered
 from teva_data.rendering import Renderer
 

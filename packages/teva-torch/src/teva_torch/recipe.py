@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from teva_data.recipe import Recipe
-from teva_data.sections import Section
+from teva_data.sections import Section, expect
 from teva_data.shipped import read_recipe as read
 from teva_data.shipped import shipped as shipped_with
 
@@ -110,12 +109,11 @@ class TorchSection(Section):
 
     @model_validator(mode="after")
     def _trained_in_full(self) -> TorchSection:
-        if self.weights != "float32" and self.lora is None:
-            raise PydanticCustomError(
-                "at_key", "{problem}",
-                {"key": "weights", "problem": "weights that are trained stay float32: set lora, which freezes them, or "
-                 "train.precision bfloat16 for the computation alone"},
-            )  # fmt: skip
+        expect(
+            self.weights == "float32" or self.lora is not None, "weights",
+            "weights that are trained stay float32: set lora, which freezes them, or train.precision bfloat16 for the "
+            "computation alone",
+        )  # fmt: skip
         return self
 
 

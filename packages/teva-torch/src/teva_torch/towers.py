@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 import torch
 from teva_data import merging, towers
-from teva_data.pictures import Picture, Tokens
+from teva_data.inputs import Tokens
+from teva_data.pictures import Picture
 from teva_data.sounds import Sound
 from torch import Tensor, nn
 

@@ -12,7 +12,8 @@ import numpy as np
 
 import torch
 from teva_data.errors import RecipeError
-from teva_data.pictures import Picture, Tokens
+from teva_data.inputs import Tokens
+from teva_data.pictures import Picture
 from teva_data.sounds import Sound
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ def arguments(backbone: Any, token_ids: Sequence[Sequence[int]], ids: Tensor, se
 
     Args:
         backbone: of the family of Qwen2-VL.
-        token_ids: B inputs; those with pictures are :class:`teva_data.pictures.Tokens`.
+        token_ids: B inputs; those with pictures are :class:`teva_data.inputs.Tokens`.
         ids: int64 [B, T], the same padded, on the model's device.
         seen: what the tower has put out for these pictures (:func:`watched`), where it is not to run.
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from teva_data.artifact import ROLES, Artifact
+from teva_data.artifact import Artifact
 from teva_data.dataset import Dataset
 from teva_data.errors import DataError, RecipeError
+from teva_data.layout import ROLES
 from teva_data.pieces import Media, Piece
 from teva_data.plan import BatchPlan
 from teva_data.prompting import resolve_prompts, training_renderer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from teva_data.pictures import Rendered, RenderedPieces
+from teva_data.inputs import Rendered, RenderedPieces
 from teva_data.rendering import Renderer
 
 _NAMES = {"image": "picture", "video": "clip", "audio": "recording"}

@@ -33,8 +33,8 @@ class Engine(Protocol):
     - ``stream(batches)``: an iterator over the vectors of an iterable of batches, in order; it may begin a batch before
       it has given the vectors of the one before, so that copies overlap with computing.
     - ``devices()``: a class method with the names of all devices that ``device="all"`` stands for.
-    - ``pictures = True``: rows may be :class:`teva_data.pictures.Tokens`, whose pictures are decoded already;
-      ``pictures = "placed"``: they may be :class:`teva_data.pictures.Placed`, whose pictures it cuts into patches.
+    - ``pictures = True``: rows may be :class:`teva_data.inputs.Tokens`, whose pictures are decoded already;
+      ``pictures = "placed"``: they may be :class:`teva_data.inputs.Placed`, whose pictures it cuts into patches.
     - ``close()``: ends what it has started.
     """
 

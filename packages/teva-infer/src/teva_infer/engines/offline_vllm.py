@@ -16,7 +16,7 @@ import numpy as np
 
 from teva_data.artifact import Artifact, refuse_own
 from teva_data.errors import MissingExtraError, TevaError
-from teva_data.pictures import Placed
+from teva_data.inputs import Placed
 
 from .process import ProcessEngine
 
@@ -81,7 +81,7 @@ class VllmEngine:
     def encode(self, rows: Sequence[Any], /) -> np.ndarray:
         """Vectors of token ids, or of texts: float32 [B, dim].
 
-        Those with pictures are :class:`teva_data.pictures.Placed`, which vLLM cuts into patches itself. They are sent
+        Those with pictures are :class:`teva_data.inputs.Placed`, which vLLM cuts into patches itself. They are sent
         in parts, so that the pixels of a corpus do not lie in memory at once.
         """
         if not any(isinstance(row, Placed) for row in rows):

@@ -96,11 +96,6 @@ class Kind(Protocol):
         ...
 
 
-def known_kinds() -> list[str]:
-    """Names of the kinds that installed packages register."""
-    return sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
-
-
 def find_kind(name: str) -> Kind:
     """The kind registered under a name.
 
