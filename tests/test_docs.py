@@ -158,6 +158,7 @@ def test_the_table_of_recipes_is_current():
 
 def recipe_keys() -> set[str]:
     from teva_data import recipe as shared
+    from teva_data.sections import describe
     from teva_jax import recipe as jax
     from teva_torch import recipe as torch
 
@@ -167,7 +168,7 @@ def recipe_keys() -> set[str]:
         "torch": torch.TorchSection, "jax": jax.JaxSection,
         "torch.lora": torch.LoraSection, "jax.lora": jax.LoraSection,
     }  # fmt: skip
-    return {key for name, kind in sections.items() for key, _, _ in shared.describe(kind, name)}
+    return {key for name, kind in sections.items() for key, _, _ in describe(kind, name)}
 
 
 @pytest.mark.parametrize("page", ["tevatron.md", "sentence-transformers.md"])
