@@ -43,7 +43,7 @@ def test_the_newer_pooling_key(model, mode, pooling):
 
 def test_a_pooling_of_another_package_is_named_and_no_other_runtime_loads_it(model):
     """sentence-transformers would pool by the mean where no mode of its own is on."""
-    from sentence_transformers import SentenceTransformer
+    sentence_transformers = pytest.importorskip("sentence_transformers")
 
     from teva_data.artifact import refuse_own
     from teva_data.layout import is_own, write_layout
@@ -57,7 +57,7 @@ def test_a_pooling_of_another_package_is_named_and_no_other_runtime_loads_it(mod
     with pytest.raises(ArtifactError, match="found the pooling 'ends', which a package beside teva brings; vLLM knows"):
         refuse_own(artifact, "vLLM")
     with pytest.raises(Exception, match="teva"):
-        SentenceTransformer(str(model), device="cpu", local_files_only=True)
+        sentence_transformers.SentenceTransformer(str(model), device="cpu", local_files_only=True)
     assert not any(is_own(each) for each in ("cls", "mean", "last", "towers", None))
 
 

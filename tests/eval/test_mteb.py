@@ -85,6 +85,7 @@ class Words:
 
 
 def test_a_search_as_mteb_asks_for_it(tmp_path):
+    pytest.importorskip("teva_infer")
     about = {"task_metadata": SimpleNamespace(name="T"), "hf_split": "test", "hf_subset": "default", "num_proc": None}
     for system in (BM25System(), Words()):
         search = MtebSearch(system, tmp_path)

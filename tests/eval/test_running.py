@@ -102,6 +102,7 @@ def test_what_is_done_is_not_done_again(data, tmp_path, monkeypatch):
 
 
 def test_an_encoder_of_anyones(data, tmp_path):
+    pytest.importorskip("teva_infer")
     records = evaluate([BM25System(), Words()], [TOY], tmp_path / "out", data=data)
     assert [record["system"]["name"] for record in records] == ["bm25", "words"]
     assert records[1]["scores"]["nDCG@10"] > 0.7
@@ -109,6 +110,7 @@ def test_an_encoder_of_anyones(data, tmp_path):
 
 
 def test_dimensions_are_variants(data, tmp_path):
+    pytest.importorskip("teva_infer")
     system = load_system("dense", model=Words(), dims=(8, 64))
     (record,) = evaluate(system, [TOY], tmp_path / "out", data=data)
     assert set(record["variants"]) == {"dim=8", "dim=64"}
@@ -140,6 +142,7 @@ def test_self_hits_and_titles_are_policies(data, tmp_path):
 
 
 def test_rerun_is_identical_and_names_what_changed(data, tmp_path, capsys):
+    pytest.importorskip("teva_infer")
     system = load_system("dense", model=Words())
     evaluate(system, [TOY], tmp_path / "out", data=data)
     result = tmp_path / "out/words/toy"
