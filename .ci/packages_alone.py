@@ -35,6 +35,7 @@ TESTED = {
     "teva-jax": ("", "jax", PEERS, ()),
     "teva-infer": ("torch,tune,serve", "infer", ("sentence-transformers", "httpx"), ("teva_torch",)),
 }
+MAKERS = r"tests\.torch"  # of tiny models, which want torch
 CHECK = """
 import importlib.util, sys, {module} as module
 for name in {without!r}:
@@ -94,7 +95,8 @@ def _test(package: str, environment: Path, wheel: Path, work: Path, constraints:
         "ir-measures",
     )  # fmt: skip
     python = environment / "bin" / "python"
-    left_out = _asking_others({package.replace("-", "_"), "teva_data", *siblings}, ROOT / "tests" / directory)
+    there = {package.replace("-", "_"), "teva_data", *siblings, *({MAKERS} if "torch" in peers else ())}
+    left_out = _asking_others(there, ROOT / "tests" / directory)
     for name in left_out:
         print(f"{package}: {name} asks another package and is left out")
     words = ["-n", "2", "--dist", "loadfile", f"tests/{directory}", *(f"--ignore={name}" for name in left_out)]
@@ -102,11 +104,9 @@ def _test(package: str, environment: Path, wheel: Path, work: Path, constraints:
 
 
 def _asking_others(there: set[str], directory: Path) -> list[str]:
-    """Files of tests that import a package of the workspace which is not there."""
-    missing = {name.replace("-", "_") for name in WITHOUT} - there
-    makers = (name for name in ("torch", "jax") if name != directory.name)  # of models for tests
-    names = "|".join([*sorted(missing), *(rf"tests\.{name}" for name in makers)])
-    others = re.compile(rf"^(?:from|import) (?:{names})\b", re.MULTILINE)
+    """Files of tests that import a package of the workspace which is not there, or makers of models without torch."""
+    missing = {MAKERS, *(name.replace("-", "_") for name in WITHOUT)} - there
+    others = re.compile(rf"^(?:from|import) (?:{'|'.join(sorted(missing))})\b", re.MULTILINE)
     files = sorted(directory.glob("test_*.py"))
     return [str(file.relative_to(ROOT)) for file in files if others.search(file.read_text())]
 
