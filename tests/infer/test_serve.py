@@ -288,6 +288,34 @@ def test_one_bad_question_does_not_spoil_its_batch():
     asyncio.run(run())
 
 
+def test_an_answer_that_does_not_fit_is_an_error_and_the_next_is_answered():
+    def short(queries, depth):
+        return [] if queries == ["nothing"] else [[query] for query in queries]
+
+    async def run():
+        batcher = Batcher(short)
+        batcher.start()
+        with pytest.raises(ValueError, match="shorter"):
+            await batcher.search("nothing", 1)
+        assert await batcher.search("a", 1) == ["a"]
+        await batcher.stop()
+        assert not batcher.alive()
+
+    asyncio.run(run())
+
+
+def test_health_tells_of_a_system_that_does_not_answer(systems, monkeypatch):
+    async def end(self):
+        if self._search.__self__.name == "exact":
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Batcher, "_answer", end)
+    with TestClient(service.make_app(systems)) as client:
+        found = client.get("/health")
+        assert (found.status_code, found.json()["status"]) == (503, "does not answer: graph")
+        assert asked(client, query="stone", system="graph").status_code == 500
+
+
 def test_what_is_wrong_here_is_not_told_as_the_question(systems, monkeypatch, caplog):
     def broken(self, *_):
         raise DataError("damaged", file="/secret/place")

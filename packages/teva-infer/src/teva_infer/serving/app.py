@@ -152,10 +152,13 @@ def make_app(
         metrics.seconds.labels(name).observe(seconds)
         return SearchAnswer(system=name, hits=[_found(name, hit) for hit in hits], seconds=round(seconds, 6))
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """Which systems answer."""
-        return {"status": "ok", "systems": {name: _described(system) for name, system in systems.items()}}
+    @app.get("/health", responses={503: {}})
+    async def health() -> JSONResponse:
+        """The systems; 503 where one of them does not answer any more, so that the service is started anew."""
+        dead = [name for name, batcher in batchers.items() if not batcher.alive()]
+        status = f"does not answer: {', '.join(dead)}" if dead else "ok"
+        described = {name: _described(system) for name, system in systems.items()}
+        return JSONResponse({"status": status, "systems": described}, 503 if dead else 200)
 
     @app.get("/metrics", response_class=Response)
     async def measured() -> Response:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from teva_data.errors import TevaError
+
 from .systems import Hit
 
 # Queries, and how many documents each wants.
@@ -59,6 +61,10 @@ class Batcher:
                 await self._task
         self._thread.shutdown()
 
+    def alive(self) -> bool:
+        """Whether it answers: it has been started, and has not ended."""
+        return self._task is not None and not self._task.done()
+
     def waiting(self) -> int:
         """Requests that are not answered yet."""
         return self._open
@@ -68,7 +74,10 @@ class Batcher:
 
         Raises:
             FullError: too many wait already.
+            TevaError: nobody answers any more.
         """
+        if not self.alive():
+            raise TevaError("this system does not answer any more: start the service anew")
         answer: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait(_Request(query, depth, answer))
@@ -102,11 +111,12 @@ class Batcher:
                     self._queue.task_done()
 
     async def _run(self, asked: list[_Request]) -> None:
-        self._seen(len(asked))
         queries, depths = [one.query for one in asked], [one.depth for one in asked]
         loop = asyncio.get_running_loop()
         try:
+            self._seen(len(asked))
             found = await loop.run_in_executor(self._thread, self._search, queries, depths)
+            answers = list(zip(asked, found, strict=True))
         except Exception as error:  # noqa: BLE001 - who asked is told
             if len(asked) > 1:
                 # One question may be what is wrong: the others are answered.
@@ -115,6 +125,6 @@ class Batcher:
             elif not asked[0].answer.done():
                 asked[0].answer.set_exception(error)
             return
-        for request, hits in zip(asked, found, strict=True):
+        for request, hits in answers:
             if not request.answer.done():
                 request.answer.set_result(hits)
