@@ -33,7 +33,7 @@ TESTED = {
     "teva-eval": ("bm25,report", "eval", (), ()),
     "teva-torch": ("lora,trackers", "torch", ("pillow", "soundfile", "soxr", "torchcodec", *PEERS), ()),
     "teva-jax": ("", "jax", PEERS, ()),
-    "teva-infer": ("torch,tune,serve", "infer", ("sentence-transformers", "httpx"), ("teva_torch",)),
+    "teva-infer": ("torch,tune,serve", "infer", ("sentence-transformers", "peft", "httpx"), ("teva_torch",)),
 }
 MAKERS = r"tests\.torch"  # of tiny models, which want torch
 CHECK = """
