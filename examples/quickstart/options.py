@@ -12,8 +12,8 @@ class Options:
 
     data: Path | None = None
     """A dataset directory (corpus.jsonl, train.jsonl; test.jsonl with qrels/test.tsv, or a part of train is held out),
-    or a CSV, TSV or JSONL file with a question and a passage in each row. Without it: the documentation strings of
-    Python's standard library."""
+    or a CSV, TSV or JSONL file with a question and a passage in each row (columns of other names: `teva-data convert`
+    makes a dataset of it). Without it: the documentation strings of Python's standard library."""
 
     model: str | None = None
     """A model directory (teva's or sentence-transformers') or a hub id. Without it: all-MiniLM-L6-v2 as installed by

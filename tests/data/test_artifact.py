@@ -83,6 +83,12 @@ def test_prompts_of_the_card(model, monkeypatch, tmp_path):
     assert known_prompts("nobody/knows") is None
 
 
+def test_a_run_given_for_its_model_is_told_where_that_lies(tmp_path):
+    (tmp_path / "artifact").mkdir()
+    with pytest.raises(ArtifactError, match=r"no config\.json.*The model of a run lies in .*artifact"):
+        Artifact.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [

@@ -13,6 +13,8 @@ import teva_data
 from teva_data.cli import main
 from teva_data.commandline import gathered
 from teva_data.dataset import Dataset
+from teva_data.errors import RecipeError
+from teva_data.running import make_output
 from teva_data.runs import write_run
 from teva_data.stats import statistics
 
@@ -125,3 +127,13 @@ def test_public_names():
     assert dict.fromkeys(("dataset", "recipe", "artifact", "embeddings"), "1") == teva_data.SCHEMA
     with pytest.raises(AttributeError, match="Datset"):
         _ = teva_data.Datset
+
+
+def test_an_output_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        with pytest.raises(RecipeError, match=rf"train\.output: .*{place}: cannot be made"):
+            make_output(tmp_path / place)
+    make_output(tmp_path / "run")
+    make_output(tmp_path / "run")
+    assert (tmp_path / "run").is_dir()

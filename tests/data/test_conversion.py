@@ -287,6 +287,7 @@ def test_title_makes_a_document_another(tmp_path):
 
 
 def test_columns_may_be_named(tmp_path, caplog):
+    caplog.set_level("INFO", "teva_data")
     source = tmp_path / "pairs.csv"
     source.write_text("question,context,answer,topic\nq,c,a,t\n")
     with refused("several columns may be the passage", "'context', 'answer'", "document_field"):
@@ -294,12 +295,19 @@ def test_columns_may_be_named(tmp_path, caplog):
     out = convert(source, tmp_path / "out", document_field="context", query_field="topic", held_out=0.0)
     assert pairs_in(out) == {("t", "c")}
     assert "columns that are not read: answer, question" in caplog.text
+    assert "passage in 'context', no title" in caplog.text
+    with refused("no column 'contex', which --document-field names", "Did you mean 'context'"):
+        convert(source, tmp_path / "other", document_field="contex", query_field="topic")
 
 
 @pytest.mark.parametrize(
     ("name", "data", "told"),
     [
-        ("x.csv", "q,a\n1,2\n", ["no column 'question'", r"\['q', 'a'\]", "question, query, anchor"]),
+        (
+            "x.csv",
+            "q,a\n1,2\n",
+            ["no column 'question'", r"\['q', 'a'\]", "question, query, anchor", "--query-field COLUMN"],
+        ),
         ("x.csv", "question,label\nq,1\n", ["no column 'passage'"]),
         ("x.csv", "question,answer,label\nq,a,0\n", ["field 'label'", "grades the pairs"]),
         ("x.csv", "question,answer,Answer\nq,a,b\n", ["x.csv:1", "names a column twice", "'answer'"]),

@@ -66,7 +66,7 @@ def test_a_recipe_reads_back_what_it_writes(recipe_file):
         ("model:", "modle:", 2, ["modle", "unknown key", "'model'"]),
         ("  steps: 5", "  steps: many", 10, ["train.steps", "integer", "'many'"]),
         ("  steps: 5", "  steps: 0", 10, ["train.steps", "greater than or equal to 1"]),
-        ("  steps: 5", "  steps: 5\n  epochs: 1", 8, ["exactly one of steps and epochs"]),
+        ("  steps: 5", "  steps: 5\n  epochs: 1", 8, ["exactly one of steps and epochs", "--train.epochs null"]),
         ("  path: here", "  split: x", 6, ["data.path", "exactly one of path and datasets"]),
         ("  path: here", "  path: here\n  path: there", 8, ["data.path", "given twice", "line 7"]),
         ('schema: "1"', 'schema: "9"', 1, ["schema", "'9'"]),
@@ -94,6 +94,11 @@ def test_not_a_recipe(recipe_file, text):
 def test_no_such_file(tmp_path):
     with pytest.raises(RecipeError, match="teva-torch init"):
         load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_a_word_where_keys_are_expected(recipe_file):
+    with pytest.raises(RecipeError, match=r"--loss.options: .*Write --loss.options.NAME VALUE"):
+        load_recipe(recipe_file(GOOD), ["--loss.options", "{scale: 10}"])
 
 
 def test_overrides(recipe_file):

@@ -73,6 +73,7 @@ def test_two_names_with_one_value_are_one_field():
         ({"docid": "a", "id": "b", "text": "c"}, ["'docid' and 'id'", "found 'b'", "'a'"]),
         ({"docid": "a", "text": "b", "contents": "c"}, ["'text' and 'contents'"]),
         ({"docid": "a"}, ["empty document", "found 'a'"]),
+        ({"docid": "a", "body": "b"}, ["empty document", "Not read: 'body'; a text stands in 'document_text'"]),
         ({"docid": "a", "text": None, "title": None}, ["empty document"]),
         ({"docid": "a", "text": " \n", "title": ""}, ["empty document"]),
         ({"docid": "a", "text": 5}, ["field 'text': not a text", "found 5", "expected a string"]),

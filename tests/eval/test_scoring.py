@@ -219,6 +219,17 @@ def test_warnings_name_the_run_and_a_query(files, caplog):
     assert caplog.messages == []
 
 
+def test_a_run_shorter_than_the_measure_is_told(caplog):
+    run = {"q": {"a": 2.0, "b": 1.0}}
+    with caplog.at_level(logging.INFO):
+        score({"q": {"a": 1}}, run, ["nDCG@2", "R@3"])
+    assert caplog.messages == ["run: lists at most 2 documents a query; R@3 would count what stands deeper too"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        score({"q": {"a": 1}}, run, ["nDCG@2", "R@2"])
+    assert caplog.messages == []
+
+
 def test_table():
     scores = Scores({"nDCG@10": 0.56789, "R@100": 1.0}, {}, 1200, ("a",), (), ())
     assert scores.table().splitlines() == [

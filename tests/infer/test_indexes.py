@@ -203,7 +203,9 @@ def test_tune(corpus, queries, tmp_path, capsys, monkeypatch):
     assert found.fastest(1.1) is None
     words = ["tune", str(tmp_path / "i"), "--corpus", str(corpus.directory), "--queries", str(queries.directory)]
     assert main([*words, "--output", str(tmp_path / "t"), "--depth", "5", "--recall", "0.9"]) == 0
-    assert "fastest: --knob nprobe=" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "fastest: --knob nprobe=" in out
+    assert "\n* no other setting is both faster and finds more\n" in out
 
 
 def test_a_build_goes_on_where_it_stopped(corpus, tmp_path):

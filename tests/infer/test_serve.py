@@ -152,6 +152,9 @@ def test_other_bodies(client):
     assert client.post("/search", content=b" " * (service.MOST_BYTES + 1)).status_code == 413
     assert client.post("/search", content=iter([b"{}"])).status_code == 411
     assert client.get("/search").status_code == 405
+    form = client.post("/search", content=b'{"query": "a"}', headers={"Content-Type": "text/plain"})
+    assert form.status_code == 422
+    assert "found text/plain; expected application/json" in form.text
     assert asked(client, query="water " * 1666, depth=2).status_code == 200  # 10,000 characters: cut by the model
 
 

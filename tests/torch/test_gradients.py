@@ -226,6 +226,19 @@ def test_texts_whose_vectors_are_not_finite_are_named(cached, data):
     assert (f"{len(asked)} of {len(item.query_ids)} queries ({', '.join(asked[:8])}" in str(error.value)) == bool(asked)
 
 
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda queries, documents, targets: (queries @ documents.T).sum(1), r"gave a tensor \[\d+\]; expected one"),
+        (lambda queries, documents, targets: 1.0, "gave float; expected one number"),
+        (lambda queries, documents, targets: queries.detach().sum(), "has no gradient"),
+    ],
+)
+def test_what_is_no_loss_is_told(loss, told, data):
+    with pytest.raises(TrainingError, match=told):
+        BatchGradient(make_model("bert"), loss, Passes(24)).add(token_batch(data))
+
+
 def test_queries_whose_own_loss_is_not_finite_are_named(data):
     item = token_batch(data)
 

@@ -15,7 +15,7 @@ from tests.reference import losses as reference
 import torch
 from teva_data import plugins as registry
 from teva_data.dataset import Dataset
-from teva_data.errors import RecipeError
+from teva_data.errors import RecipeError, TevaError
 from teva_data.plan import BatchPlan
 from teva_data.recipe import LossSection
 from teva_torch import plugins
@@ -261,5 +261,8 @@ def test_another_package_can_add_a_loss(monkeypatch):
     value, of_queries, _ = gradients(loss, case)
     assert float(value) == pytest.approx(expected, rel=1e-5)
     assert relative(of_queries - gradients(KLDivergence(0.02), case)[1], np.full((5, 6), 3 / 5)) <= 1e-5
+    points.append(EntryPoint("gone", f"{__name__}:nowhere", plugins.LOSSES))
+    with pytest.raises(TevaError, match=r"the entry point gone = .*nowhere.*cannot be loaded: .*'nowhere'"):
+        build_loss(LossSection(name="gone"), hidden=6, normalize=True)
     with pytest.raises(RecipeError, match=r"loss\.name: the factory 'none' gave float; expected a callable"):
         build_loss(LossSection(name="none"), hidden=6, normalize=True)

@@ -149,6 +149,7 @@ def test_dry_run_asks_no_hub(tiny_model, tmp_path, capsys, monkeypatch):
         assert name in out
     assert "secret" not in out
     assert "not uploaded" in out
+    assert (artifact.path / "README.md").read_text() in out
     with pytest.raises(TevaError, match="expected owner/name"):
         push(artifact, "small", dry_run=True)
 

@@ -59,7 +59,7 @@ def run(
         print(f"{package}: error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{package}: stopped", file=sys.stderr)
+        print(f"{package}: stopped. The same command goes on from what is whole", file=sys.stderr)
         return 130
 
 

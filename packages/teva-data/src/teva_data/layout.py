@@ -234,6 +234,10 @@ def read_json(file: Path, **default: Any) -> Any:
     except FileNotFoundError:
         if "missing" in default:
             return default["missing"]
-        raise ArtifactError(f"{file.parent}: no {file.name}; expected a model directory of transformers") from None
+        made = file.parent / "artifact"
+        hint = f". The model of a run lies in {made}" if made.is_dir() else ""
+        raise ArtifactError(
+            f"{file.parent}: no {file.name}; expected a model directory of transformers{hint}"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{file}: not JSON ({error}). Fetch or export the model again") from None

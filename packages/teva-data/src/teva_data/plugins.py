@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .errors import RecipeError, nearest
+from .errors import RecipeError, TevaError, nearest
 
 
 def find(group: str, name: str, key: str) -> Callable[..., Any]:
@@ -19,11 +19,28 @@ def find(group: str, name: str, key: str) -> Callable[..., Any]:
 
     Raises:
         RecipeError: no installed package registers that name.
+        TevaError: the package that registers it does not have it.
     """
     found = {point.name: point for point in entry_points(group=group)}
     if name not in found:
         raise RecipeError(
             f"{key}: found {name!r}; expected a name under the entry point {group}. {nearest(name, found)}"
         )
-    function: Callable[..., Any] = found[name].load()
+    function: Callable[..., Any] = loaded(found[name])
     return function
+
+
+def loaded(point: EntryPoint) -> Any:
+    """What an entry point names.
+
+    Raises:
+        TevaError: its package has no such module or name, or its import fails; the package is named.
+    """
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        package = f" of the package {point.dist.name}" if point.dist else ""
+        raise TevaError(
+            f"{point.group}: the entry point {point.name} = {point.value!r}{package} cannot be loaded: {error}. "
+            "Mend the package and install it again"
+        ) from error

@@ -279,7 +279,9 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
+            raise ValueError(
+                "give exactly one of steps and epochs; null empties one, e.g. --train.epochs null --train.steps 200"
+            )
         return self
 
 

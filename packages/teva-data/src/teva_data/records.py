@@ -168,8 +168,9 @@ def parse_document(row: Row, text_field: str | None = None, shelf: Shelf | None 
     text, pieces = _content(row, field, value, DOCUMENT_MEDIA, shelf)
     if pieces is None and not (text.strip() or title.strip()):
         raise row.error(
-            "empty document", found=docid, expected="a title, a text or media", hint="Give it one or remove the line"
-        )
+            "empty document", found=docid, expected="a title, a text or media",
+            hint=f"Give it one or remove the line{_unread(row, DOCUMENT_FIELDS, names)}",
+        )  # fmt: skip
     return docid, title, text, pieces
 
 
@@ -284,6 +285,12 @@ def _required(row: Row, names: tuple[str, ...], known: Sequence[str]) -> tuple[s
     also = f" (or {', '.join(names[1:])})" if names[1:] else ""
     hint = _misspelt(row.record, names, known) or f"The row has: {', '.join(map(repr, row.record)) or 'no fields'}"
     raise row.error(f"missing{also}", names[0], hint=hint)
+
+
+def _unread(row: Row, known: Sequence[str], names: Sequence[str]) -> str:
+    """Of an empty record: the fields that are not read, for its text may stand in one of them."""
+    others = [str(field) for field in row.record if field not in known]
+    return f". Not read: {', '.join(map(repr, others))}; a text stands in {names[0]!r}" if others else ""
 
 
 def _misspelt(record: Mapping[str, Any], names: Sequence[str], known: Sequence[str]) -> str | None:

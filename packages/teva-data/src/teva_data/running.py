@@ -51,6 +51,20 @@ def open_datasets(recipe: Recipe) -> list[Dataset]:
     return [Dataset.open(one.path, lenient=recipe.data.bad_pictures == "skip") for one in recipe.data.listed()]
 
 
+def make_output(output: Path) -> None:
+    """The directory of a run.
+
+    Raises:
+        RecipeError: it cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"train.output: {output}: cannot be made ({error.strerror}); expected a directory, or a place for one"
+        ) from error
+
+
 def steps_in_all(recipe: Recipe, plan: BatchPlan) -> int:
     """Optimiser steps of the whole run."""
     settings = recipe.train

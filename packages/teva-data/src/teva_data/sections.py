@@ -15,6 +15,9 @@ from pydantic_core import PydanticCustomError
 
 from .errors import RecipeError, nearest, shorten
 
+_MAPPINGS = ("dict_type", "model_type", "model_attributes_type")
+"""Pydantic's words for a value that was to be a mapping."""
+
 _Kind = TypeVar("_Kind", bound="Section")
 
 
@@ -192,7 +195,9 @@ def _problem(
         return f"{address}: {key}: missing; expected a value"
     message = problem["msg"].removeprefix("Value error, ")
     found = "" if isinstance(problem["input"], dict | BaseModel) else f"; found {shorten(problem['input'])}"
-    return f"{address}: {key or 'recipe'}: {message}{found}"
+    # A word of the command line is never a mapping.
+    way = f". Write --{key}.NAME VALUE for each of its keys" if problem["type"] in _MAPPINGS and found else ""
+    return f"{address}: {key or 'recipe'}: {message}{found}{way if address.startswith('--') else ''}"
 
 
 def _known(kind: type[BaseModel], path: Sequence[str]) -> list[str]:

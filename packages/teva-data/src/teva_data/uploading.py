@@ -99,6 +99,9 @@ class Upload:
         )  # fmt: skip
         if self.dry_run:
             print("\n".join(f"{size:>15,}  {name}" for name, size in files.items()))
+            card = artifact.path / "README.md" if artifact.path else None
+            if card is not None and card.is_file():
+                print(f"\n{card.read_text(encoding='utf-8')}")
         told = ", not uploaded" if self.dry_run else ""
         print(f"{self.push}: {len(files)} files, {sum(files.values()):,} bytes{told}")
 

@@ -157,7 +157,7 @@ def score(
             "depth": depth, "self_hits": self_hits, "ties": TIES,
         },
     )  # fmt: skip
-    _warn(judged, found, scores)
+    _warn(judged, found, scores, wanted)
     return scores
 
 
@@ -221,6 +221,7 @@ def _warn(
     judged: Mapping[str, Mapping[str, int]],
     found: Mapping[str, Found],
     scores: Scores,
+    wanted: Sequence[Measure],
 ) -> None:
     name = scores.settings["run"] or "run"
     if scores.missing:
@@ -234,6 +235,10 @@ def _warn(
     if scores.without_relevant:
         count = len(scores.without_relevant)
         logger.warning("%s: %d judged queries have no relevant document: they stay in the mean", name, count)
+    listed = max(len(each.docids) for each in found.values())
+    if deeper := [measure.name for measure in wanted if measure.cutoff is not None and measure.cutoff > listed]:
+        logger.info("%s: lists at most %d documents a query; %s would count what stands deeper too", name, listed,
+                    ", ".join(deeper))  # fmt: skip
     if not any(docid in judged[q] for q in judged.keys() & found.keys() for docid in found[q].docids):
         query_id = next(q for q in judged if q in found)
         logger.warning("%s: none of its documents is judged: for query %s the qrels have e.g. %s, the run %s", name,

@@ -95,7 +95,7 @@ def train(
     processes.join(options)
     with contextlib.ExitStack() as stack:
         if processes.main():
-            output.mkdir(parents=True, exist_ok=True)
+            running.make_output(output)
             stack.enter_context(log_to(output / "train.log", "teva_data", "teva_jax"))
             stack.enter_context(lock_directory(output, "training"))
             recover(output / "artifact")

@@ -336,6 +336,7 @@ class BatchGradient:
             return 0.0
         targets = Targets.of(item.batch, queries.device)
         loss = self.loss(queries, documents, targets)
+        guards.check_loss(loss)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise guards.loss_not_finite(value, item, self.loss, queries, documents, targets)

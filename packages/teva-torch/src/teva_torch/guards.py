@@ -49,6 +49,20 @@ def expect_finite(item: TokenBatch, queries: Tensor, documents: Tensor) -> None:
         raise TrainingError(f"the vectors of {' and '.join(named)} are not finite. {_ADVICE}")
 
 
+def check_loss(loss: object) -> None:
+    """Refuse what is no loss, which a loss of one's own may give.
+
+    Raises:
+        TrainingError: it is not one number that depends on the vectors.
+    """
+    expected = "one number: the sum over the own queries, divided by the number of all queries (docs/extend/loss.md)"
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TrainingError(f"the loss gave {found}; expected {expected}")
+    if not loss.requires_grad:
+        raise TrainingError("the loss has no gradient: nothing in it depends on the vectors. Was it detached?")
+
+
 def loss_not_finite(
     value: float,
     item: TokenBatch,

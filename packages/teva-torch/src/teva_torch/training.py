@@ -46,6 +46,7 @@ from teva_data.running import (
     data_record,
     difference,
     identity,
+    make_output,
     open_datasets,
     refuse_another,
     resolve,
@@ -126,7 +127,7 @@ def train(
     ):
         with processes.together():
             if processes.main:
-                output.mkdir(parents=True, exist_ok=True)
+                make_output(output)
                 stack.enter_context(log_to(output / "train.log", "teva_data", "teva_torch"))
                 stack.enter_context(lock_directory(output, "training"))
             else:

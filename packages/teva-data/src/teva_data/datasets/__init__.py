@@ -10,6 +10,7 @@ import importlib
 from importlib.metadata import entry_points
 
 from teva_data.errors import DataError, nearest
+from teva_data.plugins import loaded
 
 from .declaration import Declaration, Source
 
@@ -35,7 +36,7 @@ def declaration(name: str) -> Declaration:
     if name in NAMES:
         found = importlib.import_module(f".{name.replace('-', '_')}", __name__).DECLARATION
     elif points := tuple(entry_points(group=GROUP, name=name)):
-        found = points[0].load()
+        found = loaded(points[0])
     else:
         raise DataError("no such dataset is declared", field="name", found=name, hint=nearest(name, known()))
     if not isinstance(found, Declaration) or found.name != name:

@@ -148,7 +148,13 @@ class _Check:
             common = queries[train].common(queries[other])
             for _, first, (file, line) in same_keys(common, reread[train], reread[other]):
                 problem = f"the query stands in {_at(first, file)} too"
-                self._add("train-test-overlap", problem, file, line, hint="A test on queries that were trained on")
+                self._add(
+                    "train-test-overlap",
+                    problem,
+                    file,
+                    line,
+                    hint="Scores on it would be of queries that were trained on",
+                )
 
     def _rows(self, source: Source) -> Iterator[Row]:
         reading, count = Reading(), 0

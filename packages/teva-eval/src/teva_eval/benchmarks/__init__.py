@@ -10,6 +10,7 @@ import importlib
 from importlib.metadata import entry_points
 
 from teva_data.errors import TevaError, nearest
+from teva_data.plugins import loaded
 
 from .declaration import Benchmark, Task
 
@@ -42,7 +43,7 @@ def benchmark(name: str) -> Benchmark:
         declared = importlib.import_module(f".{_MODULES[name]}", __name__).BENCHMARKS
         found = next(each for each in declared if each.name == name)
     elif points := tuple(entry_points(group=GROUP, name=name)):
-        found = points[0].load()
+        found = loaded(points[0])
     else:
         raise TevaError(f"no benchmark {name!r} is declared. {nearest(name, known())}")
     if not isinstance(found, Benchmark) or found.name != name:

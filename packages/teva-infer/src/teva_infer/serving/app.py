@@ -170,9 +170,13 @@ def make_app(
     return app
 
 
-async def _refused(_: Request, error: RequestValidationError) -> Response:
+async def _refused(request: Request, error: RequestValidationError) -> Response:
     """What is wrong with a request, without what was sent: NaN and half a character cannot be sent back."""
     told = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+    sent = request.headers.get("content-type", "none")
+    if request.method == "POST" and "json" not in sent:
+        problem = f"found {sent}; expected application/json (curl: -H 'Content-Type: application/json')"
+        told.append({"type": "content_type", "loc": ["header", "Content-Type"], "msg": problem})
     return Response(json.dumps({"detail": told}), 422, media_type="application/json")
 
 

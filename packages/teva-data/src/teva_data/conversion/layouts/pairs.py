@@ -12,7 +12,7 @@ from teva_data.conversion import Options, cells
 from teva_data.conversion.grouping import Groups, write_group
 from teva_data.conversion.seen import SeenTexts
 from teva_data.conversion.tables import TRAIN, Tables
-from teva_data.errors import DataError
+from teva_data.errors import DataError, nearest
 from teva_data.records import Row
 from teva_data.writing import DatasetWriter
 
@@ -130,21 +130,29 @@ def _find_columns(row: Row, options: Options) -> Columns:
         )  # fmt: skip
     columns = Columns(question, passage, names.get("title"))
     unread = sorted(set(row.record) - {columns.question, columns.passage, columns.title})
-    logger.info("%s: question in %r, passage in %r, title in %r", row.file, question, passage, columns.title)
+    title = "no title" if columns.title is None else f"title in {columns.title!r}"
+    logger.info("%s: question in %r, passage in %r, %s", row.file, question, passage, title)
     if unread:
         logger.warning("%s: columns that are not read: %s", row.file, ", ".join(unread))
     return columns
 
 
 def _column(row: Row, names: Mapping[str, str], known: tuple[str, ...], wanted: str | None, option: str) -> str:
+    flag = f"--{option.replace('_', '-')}"
     if wanted is not None:
+        if wanted.lower() not in names:
+            raise DataError(
+                f"no column {wanted!r}, which {flag} names", file=row.file, found=list(row.record),
+                hint=nearest(wanted, map(str, row.record)),
+            )  # fmt: skip
         known = (wanted.lower(),)
     fitting = [names[name] for name in known if name in names]
     if len(fitting) == 1:
         return fitting[0]
     raise DataError(
         f"several columns may be the {known[0]}" if fitting else f"no column {known[0]!r}", file=row.file,
-        found=list(row.record), expected=f"one of {', '.join(known)}", hint=f"Name it with {option}",
+        found=list(row.record), expected=f"one of {', '.join(known)}",
+        hint=f"Name yours: `teva-data convert SOURCE DESTINATION {flag} COLUMN` (in Python {option})",
     )  # fmt: skip
 
 
