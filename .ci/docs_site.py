@@ -56,6 +56,7 @@ def commands() -> str:
 def recipe_keys() -> str:
     """Every key of a recipe: default and meaning."""
     from teva_data import recipe as shared
+    from teva_data.sections import describe
     from teva_jax.recipe import JaxSection
     from teva_torch.recipe import TorchSection
 
@@ -68,7 +69,7 @@ def recipe_keys() -> str:
     for name, kind in sections.items():
         rows = [
             f"| `{key}` | {f'`{default}`' if default else ''} | {text.replace('|', chr(92) + '|')} |"
-            for key, default, text in shared.describe(kind, name)
+            for key, default, text in describe(kind, name)
         ]
         parts.append("\n".join([f"## {name}\n", "| key | default | |", "|---|---|---|", *rows, ""]))
     return "\n".join(parts)
