@@ -49,7 +49,10 @@ def write_mteb(directories: Iterable[str | Path], output: str | Path) -> list[Pa
         if record["task"]["mteb"]:
             tasks.setdefault((record["system"]["name"], record["task"]["mteb"]), []).append((path.parent, record))
     if not tasks:
-        raise TevaError("none of these results is of a task that MTEB has")
+        raise TevaError(
+            "none of these results is of a task that MTEB has. `teva-eval run --task NAME` makes one (`teva-eval "
+            "benchmarks` lists them); --dataset is data of your own"
+        )
     written = []
     for (_, task), found in tasks.items():
         first = found[0][1]

@@ -68,6 +68,7 @@ def serve(
             opened[name] = System(name, model, data, corpus, index, knobs=own, device=device)
             logger.info("serve: %s: %s documents", name, f"{len(opened[name].embeddings):,}")
         app = make_app(opened, batch=batch, wait=wait, queue=queue, title=Path(data).resolve().name)
+        logger.info("serve: a page at /, POST /search, GET /health, GET /metrics; Ctrl-C ends it")
         logger.info("serve: http://%s:%d", f"[{host}]" if ":" in host else host, bound.getsockname()[1])
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30)
         with contextlib.suppress(KeyboardInterrupt):
