@@ -47,11 +47,14 @@ def bag_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory as pip would fill it with the distribution `bag-engine`."""
     directory = tmp_path_factory.mktemp("site")
     (directory / "bag_engine.py").write_text(BAG_ENGINE)
+    (directory / "bag_wanting.py").write_text("import a_library_that_is_not_there\n")
     info = directory / "bag_engine-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bag-engine\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[teva_infer.engines]\nbag = bag_engine:BagEngine\nbroken = bag_engine_of_no_module:Engine\n"
+        "misnamed = bag_engine:NoEngine\nwanting = bag_wanting:Engine\n"
+        "[teva_infer.indexes]\nmisnamed_index = bag_engine:NoIndex\n"
     )
     return directory
 

@@ -10,6 +10,7 @@ from teva_data.errors import ArtifactError, DataError, MissingExtraError, TevaEr
 from teva_data.records import Document
 from teva_infer.encoder import Encoder
 from teva_infer.engines import Engine, find_engine
+from teva_infer.indexes import find_kind
 
 TEXTS = ["red river", "the stone table in the garden", "tea", "how to make bread with salt and sugar", "ice"] * 7
 
@@ -124,16 +125,34 @@ def test_engines_are_found_by_entry_point(bag):
 def test_an_unknown_engine_names_the_nearest(bag):
     with pytest.raises(TevaError, match=r"unknown engine 'bagg'\. Did you mean 'bag'\?"):
         find_engine("bagg")
-    with pytest.raises(TevaError, match="Known: bag, broken, http, jax, torch, vllm"):
+    with pytest.raises(TevaError, match="Known: bag, broken, http, jax, misnamed, torch, vllm, wanting"):
         find_engine("xyz")
 
 
 def test_a_missing_package_prints_its_install_line(bag, monkeypatch):
-    with pytest.raises(MissingExtraError, match=r"no module 'bag_engine_of_no_module'.*pip install \"bag-engine\""):
-        find_engine("broken")
+    with pytest.raises(MissingExtraError, match=r"no module 'a_library_that_is_not_there'.*pip install \"bag-engine\""):
+        find_engine("wanting")
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
     with pytest.raises(MissingExtraError, match=r'pip install "teva-infer\[torch\]"'):
         find_engine("torch")
+
+
+@pytest.mark.parametrize(
+    ("find", "name", "told"),
+    [
+        (
+            find_engine,
+            "broken",
+            r"'bag_engine_of_no_module:Engine' of the package bag-engine cannot be loaded: No module",
+        ),
+        (find_engine, "misnamed", "misnamed = 'bag_engine:NoEngine' of the package bag-engine cannot be loaded"),
+        (find_kind, "misnamed_index", r"teva_infer\.indexes: the entry point .* has no attribute 'NoIndex'"),
+    ],
+)
+def test_an_entry_point_that_names_nothing_is_told_with_its_package(bag, find, name, told):
+    with pytest.raises(TevaError, match=told) as caught:
+        find(name)
+    assert not isinstance(caught.value, MissingExtraError)
 
 
 def test_no_model_here(tmp_path, bag):

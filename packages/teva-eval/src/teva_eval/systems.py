@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from teva_data.dataset import Dataset
 from teva_data.errors import MissingExtraError, TevaError, nearest
+from teva_data.plugins import loaded
 from teva_data.runs import Run
 
 GROUP = "teva_eval.systems"
@@ -74,18 +75,19 @@ def load_system(kind: str, **options: Any) -> System:
 
     Raises:
         MissingExtraError: the package that has it is not installed.
-        TevaError: nobody knows a system of this name, or what was found is none.
+        TevaError: nobody knows a system of this name, its package does not have it, or what was found is none.
     """
     points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if kind not in points:
         if kind in _EXTRAS:
             raise MissingExtraError(f"the system {kind!r}", _EXTRAS[kind])
         raise TevaError(f"unknown system {kind!r}. {nearest(kind, {*points, *_EXTRAS})}")
+    what, requirement = f"the system {kind!r}", _EXTRAS.get(kind, points[kind].value)
+    make = loaded(points[kind], what, requirement)
     try:
-        made = points[kind].load()(**options)
+        made = make(**options)
     except ModuleNotFoundError as error:
-        requirement = _EXTRAS.get(kind, points[kind].value)
-        raise MissingExtraError(f"the system {kind!r} (no module {error.name!r})", requirement) from error
+        raise MissingExtraError(f"{what} (no module {error.name!r})", requirement) from error
     return as_system(made)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from teva_data.errors import MissingExtraError, TevaError, nearest
+from teva_data.plugins import loaded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,21 +74,17 @@ def find_engine(name: str) -> type[Engine]:
     """The class of an engine, by the name of its entry point in the group ``teva_infer.engines``.
 
     Raises:
-        MissingExtraError: the package that has it is not installed.
-        TevaError: nobody knows an engine of this name.
+        MissingExtraError: the package that has it, or one that it asks for, is not installed.
+        TevaError: nobody knows an engine of this name, or its package does not have it.
     """
     points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in points:
         if name in _EXTRAS:
             raise MissingExtraError(f"the engine {name!r}", _EXTRAS[name])
         raise TevaError(f"unknown engine {name!r}. {nearest(name, {*points, *_EXTRAS})}")
-    try:
-        found: Any = points[name].load()
-    except ModuleNotFoundError as error:
-        owner = points[name].dist
-        requirement = _EXTRAS.get(name) or (owner.name if owner else points[name].module)
-        raise MissingExtraError(f"the engine {name!r} (no module {error.name!r})", requirement) from error
-    return cast("type[Engine]", found)
+    owner = points[name].dist
+    requirement = _EXTRAS.get(name) or (owner.name if owner else points[name].module)
+    return cast("type[Engine]", loaded(points[name], f"the engine {name!r}", requirement))
 
 
 def load_engine(name: str, artifact: Artifact, *, device: str, dtype: str, options: Mapping[str, Any]) -> Engine:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from teva_data.errors import MissingExtraError, TevaError, nearest
+from teva_data.errors import TevaError, nearest
+from teva_data.plugins import loaded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,17 +101,13 @@ def find_kind(name: str) -> Kind:
     """The kind registered under a name.
 
     Raises:
-        TevaError: there is none of that name.
+        TevaError: there is none of that name, or its package does not have it.
         MissingExtraError: what it needs is not installed.
     """
     points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in points:
         raise TevaError(f"unknown kind of index {name!r}. {nearest(name, points)}")
-    try:
-        found: Any = points[name].load()
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"an index of the kind {name!r}", "teva-infer[faiss]") from error
-    return cast("Kind", found)
+    return cast("Kind", loaded(points[name], f"an index of the kind {name!r}", "teva-infer[faiss]"))
 
 
 def moved(structure: Structure, device: str) -> Structure:
