@@ -306,10 +306,14 @@ def test_texts_pictures_and_both_are_mixed_as_the_recipe_says(models, data, kind
     assert json.loads((result.artifact.path / "teva.json").read_text())["data"]["datasets"][1]["split"] == "train"
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "no bytes there"), (b"\x89PNG\r\n\x1a\nrest", "damaged")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no such file"), (b"", "no bytes there"), (b"\x89PNG\r\n\x1a\nrest", "damaged")],
+)
 def test_a_picture_that_cannot_be_read_is_named(models, data, tmp_path, content, words):
     (tmp_path / "images").mkdir()
-    (tmp_path / "images/bad.png").write_bytes(content)
+    if content is not None:
+        (tmp_path / "images/bad.png").write_bytes(content)
     (tmp_path / "corpus.jsonl").write_text('{"docid": "d", "image": "images/bad.png"}\n')
     (tmp_path / "train.jsonl").write_text('{"query_id": "q", "query_text": "tea", "positive_document_ids": ["d"]}\n')
     with pytest.raises(DataError, match=words) as caught:

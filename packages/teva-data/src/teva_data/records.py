@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple
 
 from .errors import DataError
 from .pieces import KINDS, Media, Piece, Shelf, Stored, arrange
+
+logger = logging.getLogger(__name__)
 
 DOCUMENT_ID = ("docid", "_id", "id")
 DOCUMENT_TEXT = ("document_text", "text", "contents")
@@ -171,6 +174,8 @@ def parse_document(row: Row, text_field: str | None = None, shelf: Shelf | None 
             "empty document", found=docid, expected="a title, a text or media",
             hint=f"Give it one or remove the line{_unread(row, DOCUMENT_FIELDS, names)}",
         )  # fmt: skip
+    if pieces is None and not text:
+        _tell_unread(row.file, tuple(row.record))
     return docid, title, text, pieces
 
 
@@ -291,6 +296,15 @@ def _unread(row: Row, known: Sequence[str], names: Sequence[str]) -> str:
     """Of an empty record: the fields that are not read, for its text may stand in one of them."""
     others = [str(field) for field in row.record if field not in known]
     return f". Not read: {', '.join(map(repr, others))}; a text stands in {names[0]!r}" if others else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _tell_unread(file: Path, fields: tuple[str, ...]) -> None:
+    """Say once of a file that its documents are their titles, where the text may stand in a field that is not read."""
+    others = [str(field) for field in fields if field not in DOCUMENT_FIELDS]
+    if others and not any(name in fields for name in DOCUMENT_TEXT):
+        logger.warning("%s: documents have no field of text: their title is all that is read of them; not read: %s. "
+                       "A text stands in %r", file, ", ".join(others), DOCUMENT_TEXT[0])  # fmt: skip
 
 
 def _misspelt(record: Mapping[str, Any], names: Sequence[str], known: Sequence[str]) -> str | None:
