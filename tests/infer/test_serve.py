@@ -307,6 +307,28 @@ def test_an_answer_that_does_not_fit_is_an_error_and_the_next_is_answered():
     asyncio.run(run())
 
 
+class _Dying(BaseException):
+    """What no search should raise, and `except Exception` does not catch."""
+
+
+def test_who_waits_for_a_system_that_dies_is_told_and_stopping_does_not_hang(caplog):
+    def dies(queries, depth):
+        raise _Dying
+
+    async def run():
+        batcher = Batcher(dies, most=1)
+        batcher.start()
+        found = await asyncio.gather(*(batcher.search(str(at), 1) for at in range(3)), return_exceptions=True)
+        assert [type(one) for one in found] == [TevaError] * 3
+        assert not batcher.alive()
+        with pytest.raises(TevaError, match="start the service anew"):
+            await batcher.search("later", 1)
+        await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert "does not answer any more" in caplog.text
+
+
 def test_health_tells_of_a_system_that_does_not_answer(systems, monkeypatch):
     async def end(self):
         if self._search.__self__.name == "exact":

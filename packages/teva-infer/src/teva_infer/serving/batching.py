@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -12,12 +12,18 @@ from teva_data.errors import TevaError
 
 from .systems import Hit
 
+logger = logging.getLogger(__name__)
+
 # Queries, and how many documents each wants.
 Search = Callable[[Sequence[str], Sequence[int]], list[list[Hit]]]
 
 
 class FullError(Exception):
     """More requests wait than may."""
+
+
+def _ended() -> TevaError:
+    return TevaError("this system does not answer any more: start the service anew")
 
 
 class _Request(NamedTuple):
@@ -51,14 +57,25 @@ class Batcher:
     def start(self) -> None:
         """Begin to answer; within a running loop."""
         self._task = asyncio.create_task(self._answer())
+        self._task.add_done_callback(self._refuse)
+
+    def _refuse(self, task: asyncio.Task[None]) -> None:
+        """Once nobody answers: tell those who wait."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("serve: a system does not answer any more", exc_info=error)
+        while not self._queue.empty():
+            request = self._queue.get_nowait()
+            self._queue.task_done()
+            if not request.answer.done():
+                request.answer.set_exception(_ended())
 
     async def stop(self) -> None:
         """Answer what waits, and end."""
-        await self._queue.join()
+        if self.alive():
+            await self._queue.join()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
         self._thread.shutdown()
 
     def alive(self) -> bool:
@@ -77,7 +94,7 @@ class Batcher:
             TevaError: nobody answers any more.
         """
         if not self.alive():
-            raise TevaError("this system does not answer any more: start the service anew")
+            raise _ended()
         answer: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait(_Request(query, depth, answer))
@@ -107,8 +124,10 @@ class Batcher:
                 if asked:
                     await self._run(asked)
             finally:
-                for _ in batch:
+                for request in batch:
                     self._queue.task_done()
+                    if not request.answer.done():
+                        request.answer.set_exception(_ended())
 
     async def _run(self, asked: list[_Request]) -> None:
         queries, depths = [one.query for one in asked], [one.depth for one in asked]
