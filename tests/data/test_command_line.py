@@ -11,7 +11,7 @@ import pytest
 
 import teva_data
 from teva_data.cli import main
-from teva_data.commandline import gathered
+from teva_data.commandline import gathered, run
 from teva_data.dataset import Dataset
 from teva_data.errors import RecipeError
 from teva_data.running import make_output
@@ -127,6 +127,17 @@ def test_public_names():
     assert dict.fromkeys(("dataset", "recipe", "artifact", "embeddings"), "1") == teva_data.SCHEMA
     with pytest.raises(AttributeError, match="Datset"):
         _ = teva_data.Datset
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [([], "command goes"), (["--overwrite"], "command, without --overwrite, goes")]
+)
+def test_who_presses_ctrl_c_is_told_how_it_goes_on(capsys, words, told):
+    def verb(overwrite: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    assert run("teva-data", "It.", {"verb": verb, "other": verb}, ["verb", *words]) == 130
+    assert f"stopped. The same {told} on from what is whole" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_made_is_told(tmp_path):

@@ -59,7 +59,8 @@ def run(
         print(f"{package}: error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{package}: stopped. The same command goes on from what is whole", file=sys.stderr)
+        without = ", without --overwrite," if "--overwrite" in arguments else ""  # with it all begins anew
+        print(f"{package}: stopped. The same command{without} goes on from what is whole", file=sys.stderr)
         return 130
 
 
