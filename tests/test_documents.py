@@ -27,6 +27,20 @@ def test_every_defect_has_tests_that_exist():
             assert name in _tests(ROOT / path), f"defect {number}: {path} has no {name}"
 
 
+def test_the_map_of_the_readme_names_what_is_there():
+    package, seen = Path(), 0
+    for line in (ROOT / "README.md").read_text().split("## Where things are")[1].split("```")[1].splitlines():
+        if not line.startswith(("packages/", " ")):
+            continue
+        if found := re.match(r"packages/\S+", line):
+            package = ROOT / found[0]
+        for name in re.split(r",\s*", line[37:80].strip().rstrip(",")):
+            place = package / name if name.endswith("/") else package / f"{name}.py"
+            assert place.exists() or (package / name).is_dir(), f"{package.name}: {name}"
+            seen += 1
+    assert seen > 50
+
+
 def test_the_page_of_claims_is_what_the_records_make():
     expected = table.table()
     found = table.PAGE.read_text(encoding="utf-8")

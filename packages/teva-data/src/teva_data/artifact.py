@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +29,6 @@ from .layout import (
 )
 from .schema import SCHEMA
 from .seals import CHECKSUMS, TEVA_FILE, changed, checksums_of, expect_unchanged, read_record
-
-logger = logging.getLogger(__name__)
 
 # The key of config.json that says what is made of a record of several pieces: it decides vectors, so it stands where
 # the fingerprint sees it.

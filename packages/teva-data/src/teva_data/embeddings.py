@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ import pyarrow as pa
 from .errors import DataError, TevaError
 from .files import checksum, read_whole
 from .shardfiles import VERSION, raw, shard_name
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MAPPED = 4096  # shards whose mapping is kept; systems allow a process some 65,000 mappings

@@ -1,7 +1,7 @@
 """Reads the rows of one file as tables are found: JSONL, CSV, TSV, Parquet, Arrow; streamed, each row with its address.
 
 A picture or recording inside a row (``{"bytes": …, "path": …}``, as Hugging Face stores them) comes as
-:class:`~teva_data.pieces.MediaBytes`, or as the path that it names.
+:class:`~teva_data.writing.incoming.MediaBytes`, or as the path that it names.
 """
 
 from __future__ import annotations
