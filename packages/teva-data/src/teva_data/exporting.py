@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +69,6 @@ def write_artifact(
         write_record(temporary, teva)
         write_checksums(temporary)
     return Artifact.load(directory)
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Installed versions of what the vectors depend on."""
-    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def git_revision() -> str | None:

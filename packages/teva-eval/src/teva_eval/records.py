@@ -7,7 +7,6 @@ checksums of stretches of rows), ``settings``, ``scores`` (means), ``variants`` 
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from teva_data.dataset import Dataset
 from teva_data.errors import DataError
 from teva_data.files import read_whole
 from teva_data.runs import Qrels
+from teva_data.versions import DECODERS, installed
 
 SCHEMA = "1"
 RESULT, RUN, PER_QUERY = "result.json", "run.tsv.gz", "per_query.tsv"
@@ -28,7 +28,7 @@ _TOLD = ("rows", "source", "modalities")
 MOST = 8  # stretches that are named one by one where more rows changed
 _PACKAGES = (
     "teva-eval", "teva-data", "teva-infer", "teva-torch", "pytrec-eval-terrier", "numpy", "pyarrow", "torch",
-    "transformers", "tokenizers", "bm25s",
+    "transformers", "tokenizers", "bm25s", *DECODERS,
 )  # fmt: skip
 
 
@@ -111,13 +111,7 @@ def _documents(dataset: Dataset, block: int = 8192) -> Iterator[Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that may move a score, where they are installed."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed(_PACKAGES)}
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

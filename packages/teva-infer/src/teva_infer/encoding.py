@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import inspect
 import itertools
 import logging
@@ -26,6 +25,7 @@ from teva_data.prefetch import prefetch
 from teva_data.progress import Progress
 from teva_data.shardfiles import VectorDtype
 from teva_data.store import CorpusStore, QueryStore
+from teva_data.versions import DECODERS, installed
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, STAND_IN, Encoder
 
@@ -41,7 +41,9 @@ _Read = tuple[int, dict[int, MediaError] | None, list[str], list[str], list[list
 
 AHEAD = 2  # shards that are read and tokenised while another is encoded
 
-_VERSIONS = ("teva-infer", "teva-data", "teva-torch", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+_VERSIONS = (
+    "teva-infer", "teva-data", "teva-torch", "torch", "transformers", "tokenizers", "numpy", "pyarrow", *DECODERS,
+)  # fmt: skip
 
 
 def encode(
@@ -311,12 +313,4 @@ def _loaded(model: str | Path | Encoder, role: str, **options: Any) -> Encoder:
 def facts(encoder: Encoder, **settings: Any) -> dict[str, Any]:
     """What a manifest says of how it was made, beside the job: the model, settings, versions of libraries."""
     artifact = encoder.artifact
-    return {"model": artifact.name, "revision": artifact.revision, **settings, "versions": _versions()}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _VERSIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+    return {"model": artifact.name, "revision": artifact.revision, **settings, "versions": installed(_VERSIONS)}

