@@ -189,6 +189,7 @@ with join("cpu", 120):
 """
 
 
+@pytest.mark.slow
 def test_a_run_leaves_them_out_and_names_each_whatever_the_number_of_processes(model, data, tmp_path):
     one = train(_recipe(model, data, tmp_path / "one"))
     job = _recipe(model, data, tmp_path / "two").to_dict()

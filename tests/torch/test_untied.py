@@ -139,6 +139,7 @@ def test_defect_15_what_cannot_be_had_is_refused_and_not_ignored(untied, tiny_de
         train(untied, {"model.document_name": str(tiny_decoder), "model.pooling": "mean"})
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(untied, tmp_path):
     untied["train"] |= {"output": str(tmp_path / "one"), "log_every": 1}
     config = Path(shutil.copytree(untied["model"]["name"], tmp_path / "still")) / "config.json"
