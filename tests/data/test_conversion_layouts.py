@@ -225,6 +225,7 @@ def interrupt(event, arguments):
     if path.startswith({str(out.parent / ".out.")!r}) and path.endswith("corpus.jsonl"):
         os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so their children
 sys.addaudithook(interrupt)
 sys.exit(main(["convert", {str(tmp_path / "in" / "train.jsonl")!r}, {str(out)!r}]))
 """
