@@ -15,9 +15,10 @@ from teva_data.artifact import Artifact
 from teva_data.errors import TevaError
 from teva_data.files import atomic_file, write_json
 from teva_data.negatives import mine_negatives
+from teva_data.running import difference
 from teva_eval import Scores, score
 from teva_infer import Encoder, encode, search
-from teva_torch import TrainResult, train
+from teva_torch import TrainResult, read_recipe, train
 
 from .compare import Comparison, compare
 from .data import Prepared, prepare
@@ -85,6 +86,9 @@ def run(options: Options) -> Outcome:
     with tour.part("Data"):
         prepared = prepare(options, tour)
     model, limit = _model(options)
+    recipe = _recipe(options, prepared, model, limit)
+    if not options.overwrite:
+        _refuse_another(output, recipe)
     with tour.part("Before training: encode, search, score"):
         encoder = Encoder.load(model, max_length=limit)
         before = _evaluate(encoder, model, prepared, output / "before", tour, options, limit)
@@ -92,7 +96,7 @@ def run(options: Options) -> Outcome:
         _mine(encoder, model, prepared, tour, options, limit)
         del encoder
     with tour.part("Training"):
-        recipe = _write_recipe(options, prepared, model, limit)
+        text = _write_recipe(output, recipe)
         tour.command("teva-torch", "train", output / "recipe.yaml", overwrite=options.overwrite)
         training = train(output / "recipe.yaml", overwrite=options.overwrite)
     with tour.part("After training: encode, search, score"):
@@ -102,7 +106,7 @@ def run(options: Options) -> Outcome:
     comparison = compare(
         prepared.path, prepared.test, prepared.qrels, output / "before" / "run.tsv", output / "after" / "run.tsv"
     )
-    return Outcome(options, prepared, model, before, after, training, comparison, recipe, tour)
+    return Outcome(options, prepared, model, before, after, training, comparison, text, tour)
 
 
 def default_model() -> str:
@@ -170,9 +174,9 @@ def _search(queries: Path, corpus: Path, run_file: Path, tour: Tour) -> None:
     search(queries, corpus, run_file, depth=DEPTH)
 
 
-def _write_recipe(options: Options, prepared: Prepared, model: str, limit: int) -> str:
-    """Write ``recipe.yaml`` and return its text."""
-    sections: Mapping[str, Mapping[str, Any]] = {
+def _recipe(options: Options, prepared: Prepared, model: str, limit: int) -> dict[str, Any]:
+    return {
+        "schema": "1",
         "model": {
             "name": model,
             "query_max_length": min(options.query_length, limit),
@@ -190,8 +194,29 @@ def _write_recipe(options: Options, prepared: Prepared, model: str, limit: int) 
             "save_every": max(1, options.steps // 3),
         },
     }
-    text = _RECIPE_HEAD + yaml.safe_dump({"schema": "1", **sections}, sort_keys=False, allow_unicode=True)
-    with atomic_file(options.output / "recipe.yaml", "w") as file:
+
+
+def _refuse_another(output: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse settings that are not those of the run that is there, while all of it is still as it was.
+
+    The trainer would refuse them too, but only when negatives and recipe have been replaced.
+    """
+    there, trained = output / "recipe.yaml", output / "train"
+    if not there.is_file() or not any((trained / name).exists() for name in ("checkpoints", "artifact")):
+        return
+    # Data and model are looked after by what they are written to: the dataset's stamp, the embeddings.
+    found, wanted = ({"recipe": read_recipe(one).deciding(), "data": None, "base": None} for one in (there, recipe))
+    if found != wanted:
+        raise TevaError(
+            f"{output}: holds another run ({difference(found, wanted)}; as {there} says). Give another --output, or "
+            "--overwrite to begin anew"
+        )
+
+
+def _write_recipe(output: Path, recipe: Mapping[str, Any]) -> str:
+    """Write ``recipe.yaml`` and return its text."""
+    text = _RECIPE_HEAD + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    with atomic_file(output / "recipe.yaml", "w") as file:
         file.write(text)
     return text
 
