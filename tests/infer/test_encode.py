@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ import pytest
 from teva_data.dataset import Dataset
 from teva_data.embeddings import Embeddings
 from teva_data.errors import DataError, TevaError
+from teva_data.progress import Progress
 from teva_data.shardfiles import shard_name
+from teva_infer import encoding
 from teva_infer.encoder import Encoder
 from teva_infer.encoding import encode
 
@@ -47,6 +50,43 @@ def files(directory):
     """Bytes of what an encode leaves, without its log."""
     paths = (path for path in Path(directory).iterdir() if path.name not in (".lock", "encode.log"))
     return {path.name: path.read_bytes() for path in sorted(paths)}
+
+
+@pytest.fixture
+def told(encoder, monkeypatch):
+    """Of each batch: the clock when it was done, the rows until then, the seconds that are told to be left.
+
+    Time passes by the tokens of a batch, and not otherwise.
+    """
+    now, found, plain = [0.0], [], encoder.engine.encode
+
+    def encoded(rows):
+        now[0] += sum(map(len, rows))
+        return plain(rows)
+
+    def add(self, units, note=""):
+        self.count += units
+        if self.what == "encode":  # and not the building of the dataset's stores
+            found.append((now[0], self.count, self.left()))
+
+    monkeypatch.setattr(encoder.engine, "encode", encoded)
+    monkeypatch.setattr(encoding, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Progress, "add", add)
+    return found
+
+
+@pytest.mark.parametrize(("shard_size", "error"), [(1000, 1e-9), (50, 0.15)])
+def test_the_time_left_is_right_from_the_first_batch(encoder, data, tmp_path, told, shard_size, error):
+    # The longest come first: by the count of documents the first batch would tell of much more.
+    encode(encoder, data, tmp_path / "emb", shard_size=shard_size, batch_tokens=200)
+    end = told[-1][0]
+    assert len(told) > 20
+    assert told[-1][1] == 500
+    assert told[-1][2] == pytest.approx(0, abs=1e-6)
+    for now, _, left in told[:-1]:
+        assert left == pytest.approx(end - now, abs=error * end)
+    first, rows, _ = told[0]
+    assert first / rows * (500 - rows) > 1.4 * (end - first)
 
 
 def test_a_corpus_has_the_vectors_of_encode_documents(encoder, data, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from teva_data.errors import ArtifactError, DataError, MissingExtraError, TevaError
+from teva_data.inputs import PieceTokens
 from teva_data.records import Document
 from teva_infer.encoder import Encoder
 from teva_infer.engines import Engine, find_engine
@@ -74,6 +75,17 @@ def test_batches_keep_to_the_budget_longest_first(encoder, tmp_path, monkeypatch
     assert seen == [(len(batch), sum(batch)) for batch in batches]
     # Full: one more row would break a bound.
     assert all(len(batch) == 6 or (len(batch) + 1) * max(batch) > 64 for batch in batches[:-1])
+
+
+def test_records_are_counted_where_their_pieces_are_inputs(encoder):
+    lengths = np.random.default_rng(0).integers(1, 30, (40, 3))
+    records = [PieceTokens([[1] * length for length in row[: 1 + at % 3]]) for at, row in enumerate(lengths)]
+    seen = []
+    found = encoder.encode_rows(records, batch_tokens=64, on_batch=lambda *n: seen.append(n))
+    assert len(found) == 40
+    assert len(seen) > 10
+    assert [sum(column) for column in zip(*seen, strict=True)] == [40, sum(map(len, records))]
+    assert all(rows <= 1 + tokens // 2 for rows, tokens in seen)
 
 
 def test_a_row_longer_than_the_budget_stands_alone(encoder, tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,15 +26,21 @@ class Progress:
         unit: the unit's name, e.g. ``"documents"``.
         done: units that an earlier run has finished already; they do not count towards the rate.
         every: seconds between two log lines where there is no terminal.
+        left: gives the seconds that the rest will take, where the caller knows it better than the count does, since
+            units are of unequal cost; None from it where it does not know yet.
     """
 
-    def __init__(self, total: int | None, what: str, unit: str, *, done: int = 0, every: float = 10.0) -> None:
+    def __init__(
+        self, total: int | None, what: str, unit: str, *, done: int = 0, every: float = 10.0,
+        left: Callable[[], float | None] | None = None,
+    ) -> None:  # fmt: skip
         self.total, self.what, self.unit = total, what, unit
+        self._left = left
         self.count = self._first = done
         self._every, self._start = every, time.monotonic()
         self._next = self._start + every
         self._bar = (
-            tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
+            _Bar(self.left, total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
             if sys.stderr.isatty()
             else None
         )
@@ -54,7 +62,8 @@ class Progress:
         if self.total is None:
             text = f"{self.what}: {self.count:,} {self.unit}, {rate:,.1f} {self.unit}/s"
             return f"{text}, {note}" if note else text
-        eta = f"{_clock((self.total - self.count) / rate)} left" if rate > 0 else "ETA unknown"
+        left = self.left()
+        eta = "ETA unknown" if left is None else f"{_clock(left)} left"
         text = f"{self.what}: {self.count:,} of {self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s, {eta}"
         return f"{text}, {note}" if note else text
 
@@ -63,6 +72,12 @@ class Progress:
         """Units per second since this run began; 0.0 before the first."""
         elapsed = time.monotonic() - self._start
         return (self.count - self._first) / elapsed if elapsed > 0 else 0.0
+
+    def left(self) -> float | None:
+        """Seconds that the rest will take; None where that is not known yet."""
+        if self._left is not None:
+            return self._left()
+        return None if self.total is None or self.rate <= 0 else (self.total - self.count) / self.rate
 
     def __enter__(self) -> Progress:
         """Return itself."""
@@ -77,6 +92,22 @@ class Progress:
             "%s: %s %s in %s, %.1f %s/s", self.what, f"{self.count - self._first:,}", self.unit, _clock(elapsed),
             self.rate, self.unit,
         )  # fmt: skip
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar whose time left is the caller's own, not what tqdm reckons of the count."""
+
+    _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
+
+    def __init__(self, left: Callable[[], float | None], **settings: Any) -> None:
+        # Before the bar is made: it shows itself at once.
+        self._reckoned = left
+        super().__init__(bar_format=self._FORMAT if settings["total"] is not None else None, **settings)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        left = self._reckoned()
+        return {**super().format_dict, "left": "?" if left is None else _clock(left)}
 
 
 def _clock(seconds: float) -> str:

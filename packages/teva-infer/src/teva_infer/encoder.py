@@ -215,7 +215,8 @@ class Encoder:
             texts: the rendered texts that they come from; needed by an engine that tokenises by itself.
             batch_tokens: tokens of a batch, counted as rows times the longest row.
             batch_rows: rows of a batch at most.
-            on_batch: called after each batch with its rows and its tokens (padding not counted).
+            on_batch: called after each batch with its rows and its tokens (padding not counted); of rows whose pieces
+                are inputs of their own, as large a part of all rows as the batch holds of all pieces.
             bad: gets the positions of rows with a picture that cannot be read, and why; their vectors mean nothing.
                 Where not given, the first of them is an error.
 
@@ -237,6 +238,8 @@ class Encoder:
         own, theirs = (None, owners) if texts is None else merging.spread(texts)
         if not np.array_equal(owners, theirs):
             raise TevaError("the token ids and the texts of a record are not of as many pieces")
+        if on_batch is not None:
+            batch["on_batch"] = _by_record(on_batch, len(token_ids), len(parts))
         failed: dict[int, MediaError] | None = None if bad is None else {}
         found = self._rows(parts, own, **batch, bad=failed, cut=False)
         for at, error in sorted((failed or {}).items()):
@@ -432,6 +435,18 @@ class EncoderPair(Encoder):
         """Let go of what both engines hold."""
         self.query.close()
         self.document.close()
+
+
+def _by_record(on_batch: Callable[[int, int], None], records: int, pieces: int) -> Callable[[int, int], None]:
+    """Call ``on_batch`` with records where batches hold their pieces; in the end it was told of all records."""
+    done = 0
+
+    def told(seen: int, tokens: int) -> None:
+        nonlocal done
+        before, done = done, done + seen
+        on_batch(done * records // pieces - before * records // pieces, tokens)
+
+    return told
 
 
 def _decoded(

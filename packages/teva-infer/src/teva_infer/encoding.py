@@ -249,7 +249,17 @@ def _encode_shards(
         encoder.renderer.max_length,
     )  # fmt: skip
     tokens, begin, lock = 0, time.monotonic(), threading.Lock()
-    with Progress(len(source), "encode", unit, done=done) as progress:
+    read_rows = read_tokens = 0
+
+    def left() -> float | None:
+        # The longest rows of a shard are encoded first, so tokens tell what is left. Those of shards that are not read
+        # yet are taken to be as many to a row as in those that are.
+        if not tokens:
+            return None
+        expected = read_tokens / read_rows * (len(source) - done)
+        return (expected - tokens) * (time.monotonic() - begin) / tokens
+
+    with Progress(len(source), "encode", unit, done=done, left=left) as progress:
 
         def count(rows: int, seen: int) -> None:
             nonlocal tokens
@@ -258,8 +268,13 @@ def _encode_shards(
                 progress.add(rows, f"{tokens / (time.monotonic() - begin):,.0f} tokens/s")
 
         def read(number: int) -> _Read:
+            nonlocal read_rows, read_tokens
             shard, bad = missing[number], None if not skip else dict[int, MediaError]()
-            return shard, bad, *source.rows(starts[shard], starts[shard + 1], bad)
+            ids, texts, token_ids = source.rows(starts[shard], starts[shard + 1], bad)
+            with lock:
+                read_rows += len(ids)
+                read_tokens += sum(map(len, token_ids))
+            return shard, bad, ids, texts, token_ids
 
         ready = prefetch(read, 0, len(missing), ahead=AHEAD)
 
