@@ -35,6 +35,7 @@ from teva_data.shardfiles import ShardFiles, VectorDtype
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, Encoder
 from .encoding import SHARD_SIZE, BadMedia, Source, facts, shard_sizes, without_bad
+from .heap import return_large_blocks
 from .indexes.building import contents
 from .searching import BATCH, Step, check_pair, collected, search_block
 from .topk import TopK
@@ -60,6 +61,7 @@ class _ShardEncoder:
         self, model: str, dataset: str, split: str | None, options: Mapping[str, Any], batch: Mapping[str, Any],
         skip: bool, files: ShardFiles | None, job: Mapping[str, Any],
     ) -> None:  # fmt: skip
+        return_large_blocks()
         role = "document" if split is None else "query"
         self.batch, self.skip, self.files = batch, skip, files
         self.wrong: TevaError | OSError | None = None

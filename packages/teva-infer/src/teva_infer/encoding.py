@@ -28,6 +28,7 @@ from teva_data.store import CorpusStore, QueryStore
 from teva_data.versions import DECODERS, installed
 
 from .encoder import BATCH_ROWS, BATCH_TOKENS, STAND_IN, Encoder
+from .heap import return_large_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -239,6 +240,7 @@ class Source:
 def _encode_shards(
     encoder: Encoder, source: Source, writer: EmbeddingWriter, shards: Sequence[int], skip: bool, **batch: int
 ) -> None:
+    return_large_blocks()
     missing = writer.missing()
     starts = [0, *itertools.accumulate(shards)]
     done = len(source) - sum(shards[shard] for shard in missing)
