@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -31,27 +31,40 @@ PROGRAM = textwrap.dedent("""
         libc.malloc(12 << 20)
     print(done, (libc.mallinfo2().hblkhd - before) >> 20)
 """)
-GLIBC = hasattr(ctypes.CDLL(None), "mallinfo2") if sys.platform == "linux" else False
+GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 def outside(argument: str, **environment: str) -> list[str]:
     """Whether it was done, and MiB of 120 that lie outside glibc's heap then."""
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    return answer(PROGRAM, argument, **environment)
+
+
+def answer(program: str, *arguments: str, **environment: str) -> list[str]:
+    """What a process of its own prints, since the setting is one of the process."""
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, argument], capture_output=True, text=True, check=True, env=plain | environment
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, env=plain | environment
     )
     return done.stdout.split()
 
 
-@pytest.mark.skipif(not GLIBC, reason="of glibc alone")
-def test_large_blocks_stay_outside_the_heap():
-    assert outside("no") == ["None", "0"]
-    assert outside("yes") == ["True", "120"]
+def test_it_is_set_where_glibc_is():
+    found = answer("from teva_infer.heap import return_large_blocks; print(return_large_blocks())")
+    assert found == [str(GLIBC)]
 
 
-@pytest.mark.skipif(not GLIBC, reason="of glibc alone")
-def test_what_the_environment_says_stays():
-    assert outside("yes", MALLOC_MMAP_THRESHOLD_=str(32 << 20)) == ["False", "0"]
+@pytest.mark.skipif(not GLIBC, reason="measured by glibc's mallinfo2")
+class TestGlibc:
+    def test_large_blocks_stay_outside_the_heap(self):
+        assert outside("no") == ["None", "0"]
+        assert outside("yes") == ["True", "120"]
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("MALLOC_MMAP_THRESHOLD_", "33554432"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=33554432")],
+    )
+    def test_what_the_environment_says_stays(self, name, value):
+        assert outside("yes", **{name: value}) == ["False", "0"]
 
 
 @pytest.mark.parametrize("error", [OSError, TypeError, AttributeError])
@@ -59,6 +72,7 @@ def test_other_systems_are_left_alone(monkeypatch, error):
     def none(_):
         raise error("no such library")
 
-    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(heap.ctypes, "CDLL", none)
     assert heap.return_large_blocks() is False
